@@ -1,0 +1,128 @@
+"""``manage.py check``: what can be seen to be wrong before the first request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib import import_module
+from typing import Any
+
+from django.apps import apps
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Tags, Warning, register
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.module_loading import import_string
+
+from .conf import get_strategy
+from .signing import project_secrets
+
+ENGINE = "django_strategy_sessions.engine"
+APP = "django_strategy_sessions"
+DJANGO_MIDDLEWARE = "django.contrib.sessions.middleware.SessionMiddleware"
+
+
+@register(Tags.security)
+def check_sessions(**kwargs: Any) -> list[CheckMessage]:
+    return [*_secrets(), *_ages_and_sizes(), *_cookie(), *_strategy(), *_project()]
+
+
+def _secrets() -> Iterator[CheckMessage]:
+    try:
+        project_secrets()
+    except ImproperlyConfigured as error:
+        yield Error(
+            str(error),
+            hint='SESSION_COOKIE_SECRETS = [os.environ["SESSION_SECRET"]]'
+            "  # made by: python -c 'import secrets; print(secrets.token_urlsafe(48))'",
+            id="strategy_sessions.E001",
+        )
+
+
+def _ages_and_sizes() -> Iterator[CheckMessage]:
+    age = getattr(settings, "SESSION_ABSOLUTE_AGE", None)
+    if age is not None and (isinstance(age, bool) or not isinstance(age, (int, float)) or age <= 0):
+        yield Error(
+            "SESSION_ABSOLUTE_AGE must be a number of seconds above zero, or None.",
+            hint="SESSION_ABSOLUTE_AGE = 60 * 60 * 24 * 30  # thirty days",
+            id="strategy_sessions.E002",
+        )
+    size = getattr(settings, "SESSION_MAX_SIZE", 1)
+    if isinstance(size, bool) or not isinstance(size, int) or size <= 0:
+        yield Error(
+            "SESSION_MAX_SIZE must be a number of bytes above zero.",
+            hint="SESSION_MAX_SIZE = 1024 * 1024  # 1 MiB",
+            id="strategy_sessions.E003",
+        )
+
+
+def _strategy() -> Iterator[CheckMessage]:
+    try:
+        strategy = get_strategy()
+    except ImproperlyConfigured as error:
+        cause = f" ({error.__cause__})" if error.__cause__ else ""
+        yield Error(
+            f"{error}{cause}",
+            hint='SESSION_STRATEGY = "django_strategy_sessions.strategies.database.DatabaseStrategy"',
+            id="strategy_sessions.E004",
+        )
+        return
+    if not strategy.atomic:
+        yield Warning(
+            f"{type(strategy).__name__} is not atomic: concurrent requests can lose each other's"
+            " changes, and a save can undo a logout.",
+            hint="Override merge() and rotate(), prove them with testing.AtomicStrategyContract,"
+            " and set `atomic = True` in the class.",
+            id="strategy_sessions.W001",
+        )
+
+
+def _cookie() -> Iterator[CheckMessage]:
+    """What makes browsers throw the cookie away, so that nobody can log in (RFC 6265bis, 5.7)."""
+    name, secure = settings.SESSION_COOKIE_NAME, settings.SESSION_COOKIE_SECURE
+    if name.startswith(("__Host-", "__Secure-")) and not secure:
+        yield Error(
+            f"Browsers refuse the cookie {name!r} unless it is secure.",
+            hint="SESSION_COOKIE_SECURE = True",
+            id="strategy_sessions.E005",
+        )
+    if name.startswith("__Host-") and (
+        settings.SESSION_COOKIE_DOMAIN or settings.SESSION_COOKIE_PATH != "/"
+    ):
+        yield Error(
+            f"Browsers refuse the cookie {name!r} with a domain, or with a path other than '/'.",
+            hint='SESSION_COOKIE_DOMAIN = None\nSESSION_COOKIE_PATH = "/"',
+            id="strategy_sessions.E006",
+        )
+    if str(settings.SESSION_COOKIE_SAMESITE).lower() == "none" and not secure:
+        yield Error(
+            "Browsers refuse a cookie with SameSite=None unless it is secure.",
+            hint="SESSION_COOKIE_SECURE = True",
+            id="strategy_sessions.E007",
+        )
+
+
+def _project() -> Iterator[CheckMessage]:
+    if not apps.is_installed(APP):
+        yield Error(
+            f"The app {APP!r} is not installed: it has the table, the command and the checks.",
+            hint=f'INSTALLED_APPS = [\n    *INSTALLED_APPS,\n    "{APP}",\n]',
+            id="strategy_sessions.E008",
+        )
+    if settings.SESSION_ENGINE != ENGINE:
+        yield Warning(
+            f"The app {APP!r} is installed, but SESSION_ENGINE is {settings.SESSION_ENGINE!r}.",
+            hint=f'SESSION_ENGINE = "{ENGINE}"',
+            id="strategy_sessions.W002",
+        )
+    middleware = import_module("django.contrib.sessions.middleware").SessionMiddleware
+    for path in settings.MIDDLEWARE:
+        try:
+            found = import_string(path)
+        except ImportError:
+            continue  # Django will say so
+        if isinstance(found, type) and issubclass(found, middleware):
+            return
+    yield Warning(
+        "No SessionMiddleware is in MIDDLEWARE: requests have no session.",
+        hint=f'MIDDLEWARE = [\n    "{DJANGO_MIDDLEWARE}",\n    *MIDDLEWARE,\n]',
+        id="strategy_sessions.W003",
+    )

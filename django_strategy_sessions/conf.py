@@ -1,0 +1,76 @@
+"""Which strategy keeps the project's sessions: ``SESSION_STRATEGY``, read once, when first needed."""
+
+from __future__ import annotations
+
+from functools import cache
+from inspect import signature
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import setting_changed
+from django.utils.module_loading import import_string
+
+from .strategies.base import SessionStrategy
+
+DEFAULT_STRATEGY = "django_strategy_sessions.strategies.database.DatabaseStrategy"
+
+
+@cache
+def get_strategy() -> SessionStrategy:
+    """The one instance that serves every thread and event loop of this process.
+
+    Raises `ImproperlyConfigured`, chained to its cause.
+    """
+    return make_strategy(getattr(settings, "SESSION_STRATEGY", DEFAULT_STRATEGY))
+
+
+def make_strategy(setting: Any) -> SessionStrategy:
+    """A strategy from a dotted path, or from ``{"BACKEND": path, "OPTIONS": {...}}``."""
+    given = {"BACKEND": setting} if isinstance(setting, str) else setting
+    if not isinstance(given, dict) or not isinstance(given.get("BACKEND"), str):
+        raise ImproperlyConfigured(
+            'SESSION_STRATEGY must be a dotted path or {"BACKEND": "dotted.path", "OPTIONS": {}}.'
+        )
+    if unknown := given.keys() - {"BACKEND", "OPTIONS"}:
+        raise ImproperlyConfigured(
+            f"SESSION_STRATEGY has unknown keys: {', '.join(sorted(map(str, unknown)))}."
+        )
+    path, options = given["BACKEND"], given.get("OPTIONS", {})
+    if not isinstance(options, dict):
+        raise ImproperlyConfigured('SESSION_STRATEGY["OPTIONS"] must be a dict.')
+    try:
+        backend = import_string(path)
+    except ImportError as error:
+        raise ImproperlyConfigured(f"SESSION_STRATEGY: {path!r} cannot be imported.") from error
+    if not (isinstance(backend, type) and issubclass(backend, SessionStrategy)):
+        raise ImproperlyConfigured(
+            f"SESSION_STRATEGY: {path!r} is not a subclass of SessionStrategy."
+        )
+    try:
+        signature(backend).bind(**options)
+    except TypeError as error:
+        raise ImproperlyConfigured(
+            f"SESSION_STRATEGY: {path!r} does not take these OPTIONS: {error}."
+        ) from error
+    try:
+        strategy: SessionStrategy = backend(**options)
+    except ImproperlyConfigured:
+        raise
+    except Exception as error:
+        raise ImproperlyConfigured(
+            f"SESSION_STRATEGY: {path!r} refuses its OPTIONS: {error}"
+        ) from error
+    if getattr(settings, "SESSION_ABSOLUTE_AGE", None) and not strategy.keeps_created:
+        raise ImproperlyConfigured(
+            f"SESSION_ABSOLUTE_AGE needs a strategy that keeps `created`: {path!r} does not."
+        )
+    return strategy
+
+
+def _forget(*, setting: str, **kwargs: Any) -> None:
+    if setting in {"SESSION_STRATEGY", "SESSION_ABSOLUTE_AGE", "DATABASES"}:
+        get_strategy.cache_clear()
+
+
+setting_changed.connect(_forget)

@@ -1,0 +1,349 @@
+"""The engine: what ``SESSION_ENGINE`` names, and ``request.session`` is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from django.conf import settings
+from django.contrib.sessions.backends.base import CreateError, SessionBase, UpdateError
+from django.utils import timezone
+from django.utils.module_loading import import_string
+
+from .conf import get_strategy
+from .signing import sign, unsign
+from .state import Draft, State, expires_after
+from .strategies.base import Steps, arun, run
+
+_BATCH_SIZE = 1000
+_RAISE: Any = object()
+
+
+class SessionStore(SessionBase):
+    """Django's session interface over the strategy of ``SESSION_STRATEGY``.
+
+    A session key that does not verify is no session: the strategy never hears of it.
+    """
+
+    def __init__(self, session_key: str | None = None) -> None:
+        # Not SessionBase's: it sets up per request what is shared here or not always needed.
+        self.accessed = False
+        self._state = State(_session_id(session_key))
+        self._foreign_key: str | None = None
+        self._signed: tuple[str | None, str | None] = (None, None)
+
+    # -- names: SessionBase's, and flash ------------------------------------------------------------
+
+    def __contains__(self, name: object) -> bool:
+        self._get_session()
+        return self._state.find(name) is not None  # type: ignore[arg-type]
+
+    has_key = __contains__
+
+    async def ahas_key(self, name: str) -> bool:
+        await self._aget_session()
+        return self._state.find(name) is not None
+
+    def __getitem__(self, name: str) -> Any:
+        self._get_session()
+        return self._state.read(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self._get_session()
+        return self._read(name, default)
+
+    async def aget(self, name: str, default: Any = None) -> Any:
+        await self._aget_session()
+        return self._read(name, default)
+
+    def _read(self, name: str, default: Any) -> Any:
+        return default if self._state.find(name) is None else self._state.read(name)
+
+    def pop(self, name: str, default: Any = _RAISE) -> Any:
+        return self._pop(self._get_session(), name, default)
+
+    async def apop(self, name: str, default: Any = _RAISE) -> Any:
+        return self._pop(await self._aget_session(), name, default)
+
+    def _pop(self, data: Draft, name: str, default: Any) -> Any:
+        if self._state.find(name) is None and default is not _RAISE:
+            return default
+        value = self._state.read(name)
+        data.pop(name, None)
+        self.modified = True
+        return value
+
+    def flash(self, name: str, value: Any) -> None:
+        """Keep `value` until a request that has read it is saved (React Router's ``flash``)."""
+        self._get_session()
+        self._state.flash(name, value)
+
+    async def aflash(self, name: str, value: Any) -> None:
+        await self._aget_session()
+        self._state.flash(name, value)
+
+    def clear(self) -> None:
+        self.accessed = self.modified = True
+        self._state.replace_data({})
+
+    def is_empty(self) -> bool:
+        state = self._state
+        if state.session_id and settings.SESSION_SAVE_EVERY_REQUEST and not _in_event_loop():
+            # Django's middleware is about to save whatever is not empty. A session whose record is
+            # gone has to be seen as empty by now, or that save would make a new one.
+            self._get_session()
+        return state.session_id is None and not state.data
+
+    @property
+    def modified(self) -> bool:
+        return self._state.modified
+
+    @modified.setter
+    def modified(self, value: bool) -> None:
+        self._state.modified = value
+
+    @property
+    def serializer(self) -> Any:
+        return import_string(settings.SESSION_SERIALIZER)
+
+    # -- key and data, by the names that SessionBase and others know them ----------------------------
+
+    @property
+    def _session_key(self) -> str | None:
+        session_id = self._state.session_id
+        if session_id is None:
+            return self._foreign_key
+        if self._signed[0] != session_id:
+            self._signed = session_id, sign(session_id, settings.SESSION_COOKIE_NAME)
+        return self._signed[1]
+
+    @_session_key.setter
+    def _session_key(self, key: str | None) -> None:
+        self._state.rename(_session_id(key))
+        self._foreign_key = key if self._validate_session_key(key) else None
+
+    @property
+    def session_key(self) -> str | None:
+        return self._session_key
+
+    @property
+    def _session_cache(self) -> Draft:
+        if self._state.data is None:
+            raise AttributeError("The session is not loaded.")  # for hasattr()
+        return self._state.data
+
+    @_session_cache.setter
+    def _session_cache(self, data: dict[str, Any]) -> None:
+        self._state.replace_data(data)
+
+    @_session_cache.deleter
+    def _session_cache(self) -> None:
+        self._state.forget()
+
+    def _get_session(self, no_load: bool = False) -> Draft:
+        self.accessed = True
+        if self._state.data is None:
+            if no_load:
+                self._state.replace_data({})
+            else:
+                run(get_strategy(), self._state.open())
+        return self._session_cache
+
+    async def _aget_session(self, no_load: bool = False) -> Draft:
+        self.accessed = True
+        if self._state.data is None:
+            if no_load:
+                self._state.replace_data({})
+            else:
+                await arun(get_strategy(), self._state.open())
+        return self._session_cache
+
+    _session = property(_get_session)
+
+    # -- the store ---------------------------------------------------------------------------------
+
+    def exists(self, session_key: str | None) -> bool:
+        return run(get_strategy(), self._exists(session_key))
+
+    async def aexists(self, session_key: str | None) -> bool:
+        return await arun(get_strategy(), self._exists(session_key))
+
+    def load(self) -> dict[str, Any]:
+        return run(get_strategy(), self._load())
+
+    async def aload(self) -> dict[str, Any]:
+        return await arun(get_strategy(), self._load())
+
+    def create(self) -> None:
+        run(get_strategy(), self._create())
+
+    async def acreate(self) -> None:
+        await arun(get_strategy(), self._create())
+
+    def save(self, must_create: bool = False) -> None:
+        run(get_strategy(), self._save(must_create))
+
+    async def asave(self, must_create: bool = False) -> None:
+        await arun(get_strategy(), self._save(must_create))
+
+    def apply(self, name: str, function: Callable[[Any], Any], default: Any = None) -> Any:
+        """Set `name` to ``function(stored value or default)``, at once; return the new value.
+
+        No concurrent change is lost: if the stored value is another by the time of writing,
+        `function` runs again on that. Raises `UpdateError` if the session is gone.
+        """
+        return run(get_strategy(), self._apply(name, function, default))
+
+    async def aapply(self, name: str, function: Callable[[Any], Any], default: Any = None) -> Any:
+        return await arun(get_strategy(), self._apply(name, function, default))
+
+    def cycle_key(self) -> None:
+        run(get_strategy(), self._cycle_key())
+
+    async def acycle_key(self) -> None:
+        await arun(get_strategy(), self._cycle_key())
+
+    def delete(self, session_key: str | None = None) -> None:
+        run(get_strategy(), self._delete(session_key))
+
+    async def adelete(self, session_key: str | None = None) -> None:
+        await arun(get_strategy(), self._delete(session_key))
+
+    def flush(self) -> None:
+        run(get_strategy(), self._flush())
+
+    async def aflush(self) -> None:
+        await arun(get_strategy(), self._flush())
+
+    @classmethod
+    def clear_expired(cls) -> None:
+        for _count in get_strategy().clear_expired(_BATCH_SIZE):
+            pass
+
+    @classmethod
+    async def aclear_expired(cls) -> None:
+        async for _count in get_strategy().aclear_expired(_BATCH_SIZE):
+            pass
+
+    def _exists(self, session_key: str | None) -> Steps[bool]:
+        session_id = _session_id(session_key)
+        return session_id is not None and (yield "load", session_id) is not None
+
+    def _load(self) -> Steps[dict[str, Any]]:
+        stored = yield from self._state.load()
+        if stored is None:
+            self._session_key = None
+            return {}
+        return Draft(stored.data).copy()
+
+    def _create(self) -> Steps[None]:
+        self._get_session(no_load=True)
+        yield from self._state.insert(self._expires())
+
+    def _save(self, must_create: bool) -> Steps[None]:
+        if must_create:
+            if (yield from self._state.load()) is not None:
+                raise CreateError
+            yield from self._create()
+        else:
+            self.accessed = True
+            yield from self._state.open()
+            if not (yield from self._state.commit(self._expires())):
+                raise UpdateError
+
+    def _apply(self, name: str, function: Callable[[Any], Any], default: Any) -> Steps[Any]:
+        self.accessed = True
+        yield from self._state.open()
+        if not (yield from self._state.apply(name, function, default, self._expires())):
+            raise UpdateError
+        return self._state.read(name)
+
+    def _cycle_key(self) -> Steps[None]:
+        self.accessed = True
+        yield from self._state.open()
+        yield from self._state.rotate(self._expires())
+
+    def _delete(self, session_key: str | None) -> Steps[None]:
+        if session_key is None:
+            session_id = self._state.session_id
+        else:
+            session_id = _session_id(session_key)
+        if session_id is not None:
+            yield "delete_data", session_id
+
+    def _flush(self) -> Steps[None]:
+        self.accessed = True
+        yield from self._state.destroy()
+        self._foreign_key = None
+
+    # -- expiry: SessionBase's, but reckoned in UTC, for local time has an hour that comes twice ------
+
+    def get_expiry_age(self, **kwargs: Any) -> int:
+        expiry = kwargs["expiry"] if "expiry" in kwargs else self.get("_session_expiry")
+        return self._age(expiry, **kwargs)
+
+    async def aget_expiry_age(self, **kwargs: Any) -> int:
+        expiry = kwargs["expiry"] if "expiry" in kwargs else await self.aget("_session_expiry")
+        return self._age(expiry, **kwargs)
+
+    def _age(self, expiry: Any, modification: datetime | None = None, **kwargs: Any) -> int:
+        if isinstance(expiry, (datetime, str)):
+            left = _utc(expiry) - _utc(modification or timezone.now())
+            return left.days * 86400 + left.seconds
+        return expiry or self.get_session_cookie_age()
+
+    def get_expiry_date(self, **kwargs: Any) -> datetime:
+        expiry = kwargs["expiry"] if "expiry" in kwargs else self.get("_session_expiry")
+        return self._date(expiry, **kwargs)
+
+    async def aget_expiry_date(self, **kwargs: Any) -> datetime:
+        expiry = kwargs["expiry"] if "expiry" in kwargs else await self.aget("_session_expiry")
+        return self._date(expiry, **kwargs)
+
+    def _date(
+        self, expiry: Any, modification: datetime | None = None, **kwargs: Any
+    ) -> datetime:
+        if isinstance(expiry, (datetime, str)):
+            moment = _utc(expiry)
+        else:
+            age = timedelta(seconds=expiry or self.get_session_cookie_age())
+            moment = _utc(modification or timezone.now()) + age
+        return moment if settings.USE_TZ else timezone.make_naive(moment)
+
+    def set_expiry(self, value: datetime | timedelta | int | None) -> None:
+        super().set_expiry(_moment(value))
+
+    async def aset_expiry(self, value: datetime | timedelta | int | None) -> None:
+        await super().aset_expiry(_moment(value))
+
+    def _expires(self) -> datetime:
+        expiry = dict.get(self._session_cache, "_session_expiry")
+        if isinstance(expiry, (datetime, str)):
+            return _utc(expiry)
+        return expires_after(expiry or self.get_session_cookie_age())
+
+
+def _session_id(session_key: str | None) -> str | None:
+    return unsign(session_key, settings.SESSION_COOKIE_NAME) if session_key else None
+
+
+def _utc(moment: datetime | str) -> datetime:
+    if isinstance(moment, str):
+        moment = datetime.fromisoformat(moment)
+    return moment.astimezone(UTC)  # takes a naive one for local time, and Django sets TZ to that
+
+
+def _moment(value: datetime | timedelta | int | None) -> datetime | int | None:
+    if isinstance(value, timedelta):
+        return _utc(timezone.now()) + value
+    return _utc(value) if isinstance(value, datetime) else value
+
+
+def _in_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

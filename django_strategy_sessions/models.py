@@ -1,0 +1,58 @@
+"""The table that the database strategies share."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from django.conf import settings
+from django.db import models
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.utils.translation import gettext_lazy as _
+
+
+class UTCDateTimeField(models.DateTimeField):
+    """An aware UTC datetime whatever ``USE_TZ`` says: a session must not live by daylight saving."""
+
+    def get_prep_value(self, value: datetime | None) -> datetime | None:
+        return value  # Django's would warn of aware values where USE_TZ is off
+
+    def get_db_prep_value(
+        self, value: Any, connection: BaseDatabaseWrapper, prepared: bool = False
+    ) -> Any:
+        if value is not None and not settings.USE_TZ and connection.vendor != "postgresql":
+            value = value.astimezone(UTC).replace(tzinfo=None)
+        return connection.ops.adapt_datetimefield_value(value)
+
+    def select_format(self, compiler: Any, sql: str, params: Any) -> tuple[str, Any]:
+        if not settings.USE_TZ and compiler.connection.vendor == "postgresql":
+            # Django would read it as local time, in which one hour of autumn comes twice.
+            sql = f"{sql} AT TIME ZONE 'UTC'"
+        return sql, params
+
+    def from_db_value(self, value: datetime | None, *args: Any) -> datetime | None:
+        if value is None:
+            return None
+        return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+
+
+class StoredSession(models.Model):
+    """One session at rest: neither its id nor its data can be read out of it."""
+
+    id = models.UUIDField(primary_key=True, editable=False)  # records.hashed(session_id)
+    data = models.TextField(editable=False)  # records.seal(session_id, data)
+    expires = UTCDateTimeField(_("expires"))
+    owner = models.CharField(_("owner"), max_length=255, null=True)  # noqa: DJ001  (str of a user's pk)
+    created = UTCDateTimeField(_("created"))
+
+    class Meta:
+        verbose_name = _("session")
+        verbose_name_plural = _("sessions")
+        # Declared here, for a db_index on a CharField makes a second one on PostgreSQL.
+        indexes = [
+            models.Index(fields=["expires"], name="strategy_sessions_expires"),
+            models.Index(fields=["owner"], name="strategy_sessions_owner"),
+        ]
+
+    def __str__(self) -> str:
+        return f"Session of {self.owner}" if self.owner else "Anonymous session"

@@ -1,0 +1,95 @@
+"""Records: how a session looks at rest. Public, for authors of strategies.
+
+An id is kept only as its hash, so whoever reads the store learns no session key (CVE-2019-16782).
+The data is sealed text: the serialized form with a mac that is bound to the id, so a record that
+was forged, cut, or copied into another session is no session. A mac changes with the data, so it
+is also what compare-and-set compares: always the stored one, never one computed again.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import secrets
+from base64 import b64decode, b64encode
+from hashlib import sha256
+from typing import Any
+
+from django.conf import settings
+from django.utils.module_loading import import_string
+
+from . import signing
+
+MAC_LENGTH = 43
+DEFAULT_MAX_SIZE = 1024 * 1024
+
+_logger = logging.getLogger("django.security.SuspiciousSession")
+
+
+class SessionTooLarge(ValueError):
+    """The serialized session is beyond ``SESSION_MAX_SIZE`` bytes. Nothing was written."""
+
+
+def new_id() -> str:
+    """128 bits of the system's randomness in 22 characters (ASVS 7.2.3, 11.5.1)."""
+    return secrets.token_urlsafe(16)
+
+
+def hashed(session_id: str) -> str:
+    """What a store may know of an id: its SHA-256, cut to 128 bits, in hex."""
+    return sha256(session_id.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def seal(session_id: str, data: dict[str, Any]) -> str:
+    """The record of a session: 43 characters of mac, one for the encoding, the serialized data.
+
+    Raises `SessionTooLarge` beyond ``SESSION_MAX_SIZE``.
+    """
+    payload: bytes = import_string(settings.SESSION_SERIALIZER)().dumps(data)
+    limit = getattr(settings, "SESSION_MAX_SIZE", DEFAULT_MAX_SIZE)
+    if len(payload) > limit:
+        raise SessionTooLarge(
+            f"The session has {len(payload):,} bytes; SESSION_MAX_SIZE is {limit:,}."
+        )
+    try:
+        body = "t" + payload.decode()
+    except UnicodeDecodeError:
+        body = "b" + b64encode(payload).decode()
+    else:
+        if "\0" in body:  # which PostgreSQL's text cannot hold
+            body = "b" + b64encode(payload).decode()
+    return _mac(session_id, body, signing.project_secrets()[0]) + body
+
+
+def unseal(session_id: str, record: str) -> dict[str, Any] | None:
+    """The data of a record, or ``None``, logged, if it is not what `seal` made for this id."""
+    mac, body = record[:MAC_LENGTH], record[MAC_LENGTH:]
+    if not any(_matches(session_id, mac, body, secret) for secret in signing.project_secrets()):
+        _logger.warning("A session record that does not unseal was treated as no session.")
+        return None
+    try:
+        payload = b64decode(body[1:]) if body[0] == "b" else body[1:].encode()
+        data = import_string(settings.SESSION_SERIALIZER)().loads(payload)
+    except Exception as error:  # sealed by us, yet by another serializer
+        _logger.warning("A session record could not be read (%s).", type(error).__name__)
+        return None
+    if not isinstance(data, dict):
+        _logger.warning("A session record did not hold a dict.")
+        return None
+    return data
+
+
+def is_current(session_id: str, record: str) -> bool:
+    """Whether the newest secret sealed a record."""
+    mac, body = record[:MAC_LENGTH], record[MAC_LENGTH:]
+    return _matches(session_id, mac, body, signing.project_secrets()[0])
+
+
+def _mac(session_id: str, body: str, secret: bytes) -> str:
+    # The hash has a fixed length, so no other id and body make the same message.
+    message = hashed(session_id) + body
+    return signing.mac("record", message.encode("utf-8", "surrogatepass"), secret)
+
+
+def _matches(session_id: str, mac: str, body: str, secret: bytes) -> bool:
+    return mac.isascii() and hmac.compare_digest(_mac(session_id, body, secret), mac)

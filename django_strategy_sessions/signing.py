@@ -1,0 +1,103 @@
+"""Session keys: a session id and the mac that proves that we issued it.
+
+A key is ``<id>.<mac>``, the mac being the first 17 characters (102 bits) of a urlsafe HMAC-SHA-256
+that is bound to the cookie's name, so that one cookie's key is worth nothing in another's
+(CVE-2026-6873). The first secret signs, all verify (ASVS 9.1.1, 11.2.4).
+"""
+
+from __future__ import annotations
+
+import hmac
+from base64 import urlsafe_b64encode
+from collections.abc import Sequence
+from functools import cache, lru_cache
+from hashlib import sha256
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import setting_changed
+
+KEY_MAC_LENGTH = 17
+SHORTEST_SECRET = 32  # bytes: as many as SHA-256 gives
+
+Secrets = tuple[bytes, ...]
+
+
+def sign(session_id: str, cookie_name: str, secrets: Secrets | None = None) -> str:
+    """The session key of an id, signed with the newest secret."""
+    newest = (secrets or project_secrets())[0]
+    return f"{session_id}.{_key_mac(session_id, cookie_name, newest)}"
+
+
+def unsign(key: str, cookie_name: str, secrets: Secrets | None = None) -> str | None:
+    """The id in a session key, or ``None`` for whatever else the client sent."""
+    session_id, dot, given = key.rpartition(".")
+    if not (session_id and dot and len(given) == KEY_MAC_LENGTH and given.isascii()):
+        return None
+    for secret in secrets or project_secrets():
+        if hmac.compare_digest(_key_mac(session_id, cookie_name, secret), given):
+            return session_id
+    return None
+
+
+def mac(purpose: str, message: bytes, secret: bytes) -> str:
+    """A urlsafe HMAC-SHA-256 of 43 characters, under a key of `purpose`'s own."""
+    digest = hmac.digest(_derived(purpose, secret), message, sha256)
+    return urlsafe_b64encode(digest)[:43].decode()
+
+
+def _key_mac(session_id: str, cookie_name: str, secret: bytes) -> str:
+    # Lone surrogates are not text, but a client can send them, and they must not be an error.
+    message = session_id.encode("utf-8", "surrogatepass")
+    return mac(f"key:{cookie_name}", message, secret)[:KEY_MAC_LENGTH]
+
+
+@lru_cache(maxsize=256)
+def _derived(purpose: str, secret: bytes) -> bytes:
+    return hmac.digest(secret, f"django_strategy_sessions.{purpose}".encode(), sha256)
+
+
+@cache
+def project_secrets() -> Secrets:
+    """``SESSION_COOKIE_SECRETS``, or else ``SECRET_KEY`` and its fallbacks, newest first."""
+    given = getattr(settings, "SESSION_COOKIE_SECRETS", None)
+    if given is not None:
+        return checked_secrets(given, "SESSION_COOKIE_SECRETS")
+    return tuple(_bytes(key) for key in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS))
+
+
+def checked_secrets(given: Sequence[str | bytes], where: str) -> Secrets:
+    """Secrets fit to sign with; ``ImproperlyConfigured`` for any other value.
+
+    A string would make its first letter the secret, and a variable that is not set an empty one:
+    both have happened in production to users of the original.
+    """
+    if not isinstance(given, (list, tuple)):
+        raise ImproperlyConfigured(
+            f"{where} must be a list of secrets, newest first, not {type(given).__name__}."
+        )
+    if not given:
+        raise ImproperlyConfigured(f"{where} is empty: it needs at least one secret.")
+    for secret in given:
+        if not isinstance(secret, (str, bytes)):
+            raise ImproperlyConfigured(
+                f"{where} holds a {type(secret).__name__}: every secret is a string."
+            )
+        if len(_bytes(secret)) < SHORTEST_SECRET:
+            raise ImproperlyConfigured(
+                f"{where} holds a secret that is shorter than {SHORTEST_SECRET} bytes."
+            )
+    return tuple(_bytes(secret) for secret in given)
+
+
+def _bytes(secret: str | bytes) -> bytes:
+    return secret.encode() if isinstance(secret, str) else secret
+
+
+def _forget(*, setting: str, **kwargs: Any) -> None:
+    if setting in {"SESSION_COOKIE_SECRETS", "SECRET_KEY", "SECRET_KEY_FALLBACKS"}:
+        project_secrets.cache_clear()
+
+
+setting_changed.connect(_forget)

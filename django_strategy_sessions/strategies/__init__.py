@@ -1,0 +1,1 @@
+"""Where sessions are kept: the contract in ``base``, and one module for each store."""

@@ -1,0 +1,197 @@
+"""Sessions in any Django database, by the ORM: the default, so SQLite works at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import UTC, datetime
+from typing import Any
+
+from django.db import (
+    DatabaseError,
+    IntegrityError,
+    InterfaceError,
+    OperationalError,
+    connections,
+    router,
+    transaction,
+)
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models import QuerySet
+from django.db.models.functions import Left
+
+from .. import records
+from ..models import StoredSession
+from .base import CONFLICTS, Data, SessionStrategy, Stored, StrategyUnavailable, reconcile
+
+
+class DatabaseStrategy(SessionStrategy):
+    """`using`: an alias in ``DATABASES``; by default, where the router sends the model's writes.
+
+    Reads go there too: a replica may not know yet who has logged in, or out.
+    """
+
+    atomic = True
+    keeps_created = True
+
+    def __init__(self, using: str | None = None) -> None:
+        if using is not None and using not in connections:
+            raise ValueError(f"There is no database {using!r} in DATABASES.")
+        self._using = using
+
+    def create_data(self, data: Data, expires: datetime) -> str:
+        return self.insert(data, expires).session_id
+
+    def read_data(self, session_id: str) -> Data | None:
+        stored = self.load(session_id)
+        return None if stored is None else stored.data
+
+    def update_data(self, session_id: str, data: Data, expires: datetime) -> bool:
+        values = _values(session_id, data, expires)
+        with _answers():
+            return self._live(session_id).update(**values) > 0
+
+    def delete_data(self, session_id: str) -> None:
+        with _answers():
+            self._rows(session_id).delete()
+
+    def load(self, session_id: str) -> Stored | None:
+        with _answers():
+            row = self._rows(session_id).values_list("data", "expires", "created")[:1]
+            found = next(iter(row), None)
+        if found is None:
+            return None
+        record, expires, created = found
+        if expires <= datetime.now(UTC):
+            return None
+        data = records.unseal(session_id, record)
+        return None if data is None else Stored(session_id, data, expires, created, record)
+
+    def insert(self, data: Data, expires: datetime) -> Stored:
+        created = datetime.now(UTC)
+        while True:
+            session_id = records.new_id()
+            values = _values(session_id, data, expires)
+            row = StoredSession(id=records.hashed(session_id), created=created, **values)
+            try:
+                # A savepoint where a failure would break the caller's transaction, else nothing.
+                with _answers(), self._transaction(self.connection.in_atomic_block):
+                    row.save(force_insert=True, using=self.alias)
+            except IntegrityError:
+                if not self._rows(session_id).exists():
+                    raise
+            else:
+                return Stored(session_id, data, expires, created, values["data"])
+
+    def merge(self, stored: Stored, data: Data, expires: datetime) -> Stored | None:
+        return self._replace(stored, data, expires)
+
+    def rotate(self, stored: Stored, data: Data, expires: datetime) -> Stored | None:
+        return self._replace(stored, data, expires, new_id=records.new_id())
+
+    def clear_expired(self, batch_size: int) -> Iterator[int]:
+        features = self.connection.features
+        batch_size = min(batch_size, features.max_query_params or batch_size)
+        while True:
+            # Without row locks a transaction only adds ways to collide with other writers.
+            with _answers(), self._transaction(features.has_select_for_update):
+                rows = self._expired().order_by("expires")
+                if features.has_select_for_update:
+                    rows = rows.select_for_update(
+                        skip_locked=features.has_select_for_update_skip_locked
+                    )
+                batch = list(rows.values_list("pk", flat=True)[:batch_size])
+                # Asked once more: one that was renewed meanwhile stays.
+                count, _ = self._expired().filter(pk__in=batch).delete() if batch else (0, {})
+            if not batch:
+                return
+            yield count
+
+    def count_expired(self) -> int:
+        with _answers():
+            return self._expired().count()
+
+    # -- how ---------------------------------------------------------------------------------------
+
+    @property
+    def alias(self) -> str:
+        return self._using or router.db_for_write(StoredSession)
+
+    @property
+    def connection(self) -> BaseDatabaseWrapper:
+        return connections[self.alias]
+
+    def _rows(self, session_id: str) -> QuerySet[StoredSession]:
+        return StoredSession.objects.using(self.alias).filter(pk=records.hashed(session_id))
+
+    def _live(self, session_id: str) -> QuerySet[StoredSession]:
+        return self._rows(session_id).filter(expires__gt=datetime.now(UTC))
+
+    def _expired(self) -> QuerySet[StoredSession]:
+        return StoredSession.objects.using(self.alias).filter(expires__lte=datetime.now(UTC))
+
+    def _transaction(self, wanted: bool) -> AbstractContextManager[Any]:
+        return transaction.atomic(using=self.alias) if wanted else nullcontext()
+
+    def _replace(
+        self, stored: Stored, data: Data, expires: datetime, new_id: str | None = None
+    ) -> Stored | None:
+        current: Stored | None = stored
+        for _ in range(CONFLICTS):
+            wanted = reconcile(stored, data, expires, current)
+            if written := self._swap(current, *wanted, new_id):
+                return written
+            current = self.load(stored.session_id)
+            if current is None:
+                return None
+        with _answers(), transaction.atomic(using=self.alias):
+            # A write is the lock that every database has.
+            self._live(stored.session_id).update(created=current.created)
+            current = self.load(stored.session_id)
+            if current is None:
+                return None
+            return self._swap(current, *reconcile(stored, data, expires, current), new_id)
+
+    def _swap(
+        self, current: Stored, data: Data, expires: datetime, new_id: str | None
+    ) -> Stored | None:
+        """Compare and set, in one statement; ``None`` if the record is another by now."""
+        session_id, record = current.session_id, str(current.token)
+        if new_id is not None:
+            session_id = new_id
+            values = _values(session_id, data, expires, id=records.hashed(session_id))
+        elif data is current.data and records.is_current(session_id, record):
+            values = {"expires": expires}
+        else:
+            values = _values(session_id, data, expires)
+        unchanged = self._live(current.session_id).alias(mac=Left("data", records.MAC_LENGTH))
+        with _answers():
+            if not unchanged.filter(mac=record[: records.MAC_LENGTH]).update(**values):
+                return None
+        return Stored(session_id, data, expires, current.created, values.get("data", record))
+
+
+def _values(session_id: str, data: Data, expires: datetime, **more: str) -> dict[str, Any]:
+    user = data.get("_auth_user_id")
+    return {
+        "data": records.seal(session_id, data),
+        "expires": expires,
+        "owner": None if user is None else str(user),
+        **more,
+    }
+
+
+@contextmanager
+def _answers() -> Iterator[None]:
+    """Tell a database that cannot answer from a mistake in how it is used or set up."""
+    try:
+        yield
+    except (OperationalError, InterfaceError) as error:
+        if _is_mistake(error):
+            raise
+        raise StrategyUnavailable("The sessions' database could not answer.") from error
+
+
+def _is_mistake(error: DatabaseError | InterfaceError) -> bool:
+    # SQLite calls a missing table an operational error, by its most general code.
+    return getattr(error.__cause__, "sqlite_errorname", None) == "SQLITE_ERROR"

@@ -1,0 +1,57 @@
+"""The settings of the suite: `DATABASES` is SQLite in a file, for threads and processes share it."""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from .django_source import fetched
+
+sys.path.append(str(fetched()))
+
+_folder = Path(os.environ.get("TEST_FOLDER") or tempfile.mkdtemp(prefix="strategy-sessions-"))
+
+SECRET_KEY = "the suite's own secret, of no use anywhere else: 0123456789abcdef"
+USE_TZ = True
+ROOT_URLCONF = "tests.urls"
+ALLOWED_HOSTS = ["*"]
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.messages",
+    "django.contrib.sessions",  # not needed by ours: Django's own session tests import its models
+    "django_strategy_sessions",
+    "sessions_tests",
+]
+MIDDLEWARE = [
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+]
+SESSION_ENGINE = "django_strategy_sessions.engine"
+DATABASES = {
+    "default": {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": _folder / "db.sqlite3",
+        "OPTIONS": {"transaction_mode": "IMMEDIATE", "timeout": 60},
+        "TEST": {"NAME": _folder / "test.sqlite3"},
+    }
+}
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]

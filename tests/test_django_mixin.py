@@ -1,0 +1,34 @@
+"""Django's own tests of session backends pass, unchanged, over every strategy."""
+
+from __future__ import annotations
+
+from django.test import TestCase, override_settings
+from sessions_tests.tests import SessionTestsMixin
+
+from django_strategy_sessions.engine import SessionStore
+
+from .conftest import DATABASE, MEMORY
+
+
+class _Tests(SessionTestsMixin):
+    backend = SessionStore
+
+
+@override_settings(SESSION_STRATEGY=MEMORY, USE_TZ=True)
+class MemoryTests(_Tests, TestCase):
+    pass
+
+
+@override_settings(SESSION_STRATEGY=MEMORY, USE_TZ=False, TIME_ZONE="America/New_York")
+class MemoryWithoutTimeZonesTests(_Tests, TestCase):
+    pass
+
+
+@override_settings(SESSION_STRATEGY=DATABASE, USE_TZ=True)
+class DatabaseTests(_Tests, TestCase):
+    pass
+
+
+@override_settings(SESSION_STRATEGY=DATABASE, USE_TZ=False, TIME_ZONE="America/New_York")
+class DatabaseWithoutTimeZonesTests(_Tests, TestCase):
+    pass
