@@ -8,11 +8,12 @@ from typing import Any
 
 from django.apps import apps
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, Tags, Warning, register
+from django.core import checks
+from django.core.checks import CheckMessage, Error, Tags
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
-from .conf import get_strategy
+from .conf import DEFAULT_STRATEGY, get_strategy
 from .signing import project_secrets
 
 ENGINE = "django_strategy_sessions.engine"
@@ -20,7 +21,7 @@ APP = "django_strategy_sessions"
 DJANGO_MIDDLEWARE = "django.contrib.sessions.middleware.SessionMiddleware"
 
 
-@register(Tags.security)
+@checks.register(Tags.security)
 def check_sessions(**kwargs: Any) -> list[CheckMessage]:
     return [*_secrets(), *_ages_and_sizes(), *_cookie(), *_strategy(), *_project()]
 
@@ -61,12 +62,12 @@ def _strategy() -> Iterator[CheckMessage]:
         cause = f" ({error.__cause__})" if error.__cause__ else ""
         yield Error(
             f"{error}{cause}",
-            hint='SESSION_STRATEGY = "django_strategy_sessions.strategies.database.DatabaseStrategy"',
+            hint=f'SESSION_STRATEGY = "{DEFAULT_STRATEGY}"',
             id="strategy_sessions.E004",
         )
         return
     if not strategy.atomic:
-        yield Warning(
+        yield checks.Warning(
             f"{type(strategy).__name__} is not atomic: concurrent requests can lose each other's"
             " changes, and a save can undo a logout.",
             hint="Override merge() and rotate(), prove them with testing.AtomicStrategyContract,"
@@ -108,7 +109,7 @@ def _project() -> Iterator[CheckMessage]:
             id="strategy_sessions.E008",
         )
     if settings.SESSION_ENGINE != ENGINE:
-        yield Warning(
+        yield checks.Warning(
             f"The app {APP!r} is installed, but SESSION_ENGINE is {settings.SESSION_ENGINE!r}.",
             hint=f'SESSION_ENGINE = "{ENGINE}"',
             id="strategy_sessions.W002",
@@ -121,7 +122,7 @@ def _project() -> Iterator[CheckMessage]:
             continue  # Django will say so
         if isinstance(found, type) and issubclass(found, middleware):
             return
-    yield Warning(
+    yield checks.Warning(
         "No SessionMiddleware is in MIDDLEWARE: requests have no session.",
         hint=f'MIDDLEWARE = [\n    "{DJANGO_MIDDLEWARE}",\n    *MIDDLEWARE,\n]',
         id="strategy_sessions.W003",

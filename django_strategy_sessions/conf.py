@@ -1,4 +1,4 @@
-"""Which strategy keeps the project's sessions: ``SESSION_STRATEGY``, read once, when first needed."""
+"""Which strategy keeps the project's sessions: ``SESSION_STRATEGY``, read when first needed."""
 
 from __future__ import annotations
 

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from django.apps import apps
 from django.conf import settings
 from django.contrib.sessions.backends.base import CreateError, SessionBase, UpdateError
+from django.core.exceptions import ImproperlyConfigured
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
@@ -16,6 +18,13 @@ from .conf import get_strategy
 from .signing import sign, unsign
 from .state import Draft, State, expires_after
 from .strategies.base import Steps, arun, run
+
+if not apps.is_installed("django_strategy_sessions"):
+    # No check can say so: those of an app that is not installed are not there.
+    raise ImproperlyConfigured(
+        "SESSION_ENGINE needs its app:\n"
+        'INSTALLED_APPS = [\n    *INSTALLED_APPS,\n    "django_strategy_sessions",\n]'
+    )
 
 _BATCH_SIZE = 1000
 _RAISE: Any = object()
@@ -34,13 +43,14 @@ class SessionStore(SessionBase):
         self._foreign_key: str | None = None
         self._signed: tuple[str | None, str | None] = (None, None)
 
-    # -- names: SessionBase's, and flash ------------------------------------------------------------
+    # -- names: SessionBase's, and flash ----------------------------------------------------------
 
     def __contains__(self, name: object) -> bool:
         self._get_session()
         return self._state.find(name) is not None  # type: ignore[arg-type]
 
-    has_key = __contains__
+    def has_key(self, name: str) -> bool:
+        return name in self
 
     async def ahas_key(self, name: str) -> bool:
         await self._aget_session()
@@ -108,7 +118,7 @@ class SessionStore(SessionBase):
     def serializer(self) -> Any:
         return import_string(settings.SESSION_SERIALIZER)
 
-    # -- key and data, by the names that SessionBase and others know them ----------------------------
+    # -- key and data, by the names that SessionBase and others know them --------------------------
 
     @property
     def _session_key(self) -> str | None:
@@ -122,7 +132,7 @@ class SessionStore(SessionBase):
     @_session_key.setter
     def _session_key(self, key: str | None) -> None:
         self._state.rename(_session_id(key))
-        self._foreign_key = key if self._validate_session_key(key) else None
+        self._foreign_key = key if self._validate_session_key(key) else None  # type: ignore[attr-defined]
 
     @property
     def session_key(self) -> str | None:
@@ -130,7 +140,7 @@ class SessionStore(SessionBase):
 
     @property
     def _session_cache(self) -> Draft:
-        if self._state.data is None:
+        if not self._state.loaded:
             raise AttributeError("The session is not loaded.")  # for hasattr()
         return self._state.data
 
@@ -144,21 +154,21 @@ class SessionStore(SessionBase):
 
     def _get_session(self, no_load: bool = False) -> Draft:
         self.accessed = True
-        if self._state.data is None:
+        if not self._state.loaded:
             if no_load:
                 self._state.replace_data({})
             else:
                 run(get_strategy(), self._state.open())
-        return self._session_cache
+        return self._state.data
 
     async def _aget_session(self, no_load: bool = False) -> Draft:
         self.accessed = True
-        if self._state.data is None:
+        if not self._state.loaded:
             if no_load:
                 self._state.replace_data({})
             else:
                 await arun(get_strategy(), self._state.open())
-        return self._session_cache
+        return self._state.data
 
     _session = property(_get_session)
 
@@ -266,10 +276,7 @@ class SessionStore(SessionBase):
         yield from self._state.rotate(self._expires())
 
     def _delete(self, session_key: str | None) -> Steps[None]:
-        if session_key is None:
-            session_id = self._state.session_id
-        else:
-            session_id = _session_id(session_key)
+        session_id = self._state.session_id if session_key is None else _session_id(session_key)
         if session_id is not None:
             yield "delete_data", session_id
 
@@ -278,7 +285,7 @@ class SessionStore(SessionBase):
         yield from self._state.destroy()
         self._foreign_key = None
 
-    # -- expiry: SessionBase's, but reckoned in UTC, for local time has an hour that comes twice ------
+    # -- expiry: SessionBase's, but reckoned in UTC, for local time has an hour that comes twice ---
 
     def get_expiry_age(self, **kwargs: Any) -> int:
         expiry = kwargs["expiry"] if "expiry" in kwargs else self.get("_session_expiry")
@@ -302,9 +309,7 @@ class SessionStore(SessionBase):
         expiry = kwargs["expiry"] if "expiry" in kwargs else await self.aget("_session_expiry")
         return self._date(expiry, **kwargs)
 
-    def _date(
-        self, expiry: Any, modification: datetime | None = None, **kwargs: Any
-    ) -> datetime:
+    def _date(self, expiry: Any, modification: datetime | None = None, **kwargs: Any) -> datetime:
         if isinstance(expiry, (datetime, str)):
             moment = _utc(expiry)
         else:
@@ -319,7 +324,7 @@ class SessionStore(SessionBase):
         await super().aset_expiry(_moment(value))
 
     def _expires(self) -> datetime:
-        expiry = dict.get(self._session_cache, "_session_expiry")
+        expiry = dict.get(self._state.data, "_session_expiry")
         if isinstance(expiry, (datetime, str)):
             return _utc(expiry)
         return expires_after(expiry or self.get_session_cookie_age())

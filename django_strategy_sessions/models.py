@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.db import models
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils.translation import gettext_lazy as _
 
+if TYPE_CHECKING:
+    _DateTimeField = models.DateTimeField[datetime, datetime]
+else:
+    _DateTimeField = models.DateTimeField
 
-class UTCDateTimeField(models.DateTimeField):
-    """An aware UTC datetime whatever ``USE_TZ`` says: a session must not live by daylight saving."""
+
+class UTCDateTimeField(_DateTimeField):
+    """An aware UTC datetime whatever ``USE_TZ`` says: daylight saving must not move an expiry."""
 
     def get_prep_value(self, value: datetime | None) -> datetime | None:
         return value  # Django's would warn of aware values where USE_TZ is off
@@ -49,7 +54,7 @@ class StoredSession(models.Model):
         verbose_name = _("session")
         verbose_name_plural = _("sessions")
         # Declared here, for a db_index on a CharField makes a second one on PostgreSQL.
-        indexes = [
+        indexes = [  # noqa: RUF012
             models.Index(fields=["expires"], name="strategy_sessions_expires"),
             models.Index(fields=["owner"], name="strategy_sessions_owner"),
         ]

@@ -39,7 +39,7 @@ class Draft(dict[str, Any]):
         return value
 
     def get(self, name: str, default: Any = None) -> Any:
-        return self[name] if name in self else default
+        return self[name] if name in self else default  # noqa: SIM401
 
     def pop(self, name: str, *default: Any) -> Any:
         if name in self:
@@ -87,7 +87,8 @@ class State:
     def __init__(self, session_id: str | None = None) -> None:
         self.session_id = session_id
         self.stored: Stored | None = None
-        self.data: Draft | None = None  # None: not loaded yet
+        self.data = Draft({})
+        self.loaded = False  # or put in place
         self.spent: Data = {}  # flashes that were read: gone with the save, readable until the end
         self._asked = False
         self._seen: dict[str, bytes] | None = None  # what `modified = False` found changed already
@@ -96,31 +97,27 @@ class State:
     def rename(self, session_id: str | None) -> None:
         """Be about another session, or none, of which nothing is known yet; the data stays."""
         self.session_id, self.stored = session_id, None
-        if self.data is not None:
-            self.data.base = {}
+        self.data.base = {}
 
     def replace_data(self, data: Mapping[str, Any]) -> None:
         """Put `data` in place of all that is there, without looking what that is."""
         draft = Draft({})
         draft.update(data)
         draft.base = self._base
-        self.data, self.spent = draft, {}
+        self.data, self.spent, self.loaded = draft, {}, True
 
     def forget(self) -> None:
         """Unload: the next look at the data asks the store."""
-        self.stored = self.data = None
-        self.spent = {}
+        self.stored, self.data, self.spent, self.loaded = None, Draft({}), {}, False
 
-    # -- flash: kept as `__flash_<name>__`; an ordinary value of the same name wins ------------------
+    # -- flash: kept as `__flash_<name>__`; an ordinary value of the same name wins ---------------
 
     def flash(self, name: str, value: Any) -> None:
-        assert self.data is not None
         self.data[flash_name(name)] = value
         self._asked = True
 
     def find(self, name: str) -> str | None:
         """The raw name that answers for `name`, if one does."""
-        assert self.data is not None
         if name in self.data:
             return name
         flash = flash_name(name)
@@ -128,7 +125,6 @@ class State:
 
     def read(self, name: str) -> Any:
         """The value that `find` found. Reading a flash takes it."""
-        assert self.data is not None
         raw = self.find(name)
         if raw is None:
             raise KeyError(name)
@@ -148,8 +144,6 @@ class State:
         """
         if self._asked:
             return True
-        if self.data is None:
-            return False
         base, seen = self._base, self._seen or {}
         if self.data.keys() != (base.keys() if self._seen is None else self._seen_names):
             return True
@@ -167,7 +161,7 @@ class State:
     @modified.setter
     def modified(self, value: bool) -> None:
         self._asked = value
-        if not value and self.data is not None:
+        if not value:
             base = self._base
             changed = {n: v for n, v in self.data.raw() if v is not base.get(n, _MISSING)}
             self._seen = {name: _fingerprint(value) for name, value in changed.items()}
@@ -179,9 +173,9 @@ class State:
         Values that do not differ are the stored objects; if none differs, so is the whole.
         """
         base = self._base
-        differs = self.data is not None and self.data.keys() != base.keys()
+        differs = self.data.keys() != base.keys()
         result: Data = {}
-        for name, value in self.data.raw() if self.data is not None else ():
+        for name, value in self.data.raw():
             held = base.get(name, _MISSING)
             if value is not held:
                 if not isinstance(name, str):
@@ -211,11 +205,11 @@ class State:
 
     def open(self) -> Steps[None]:
         """Load, if that was not done. A session that is not there has no id from then on."""
-        if self.data is None:
+        if not self.loaded:
             self.stored = yield from self.load()
             if self.stored is None:
                 self.session_id = None
-            self.data = Draft(self._base)
+            self.data, self.loaded = Draft(self._base), True
 
     def insert(self, expires: datetime) -> Steps[None]:
         """Make a new record of the data, under a new id."""
@@ -229,14 +223,13 @@ class State:
         Writes nothing where nothing differs and the expiry has not moved. False: the session that
         was loaded is gone, and nothing was written.
         """
-        if not (yield from self._found()):
+        if (stored := (yield from self._found())) is None:
             yield from self.insert(expires)
             return True
-        assert self.stored is not None
-        snapshot, expires = self.snapshot(), _capped(expires, self.stored.created)
-        if snapshot is self.stored.data and expires == self.stored.expires:
+        snapshot, expires = self.snapshot(), _capped(expires, stored.created)
+        if snapshot is stored.data and expires == stored.expires:
             return True
-        written = yield "merge", self.stored, snapshot, expires
+        written = yield "merge", stored, snapshot, expires
         if written is not None:
             self._settle(snapshot, written)
         return written is not None
@@ -247,12 +240,11 @@ class State:
         Of two logins at once the later finds its session gone. An anonymous visitor then gets a new
         one. Where a user was logged in it may have been a logout: that a later save must notice.
         """
-        if not (yield from self._found()):
+        if (stored := (yield from self._found())) is None:
             yield from self.insert(expires)
             return
-        assert self.stored is not None
         snapshot = self.snapshot()
-        written = yield "rotate", self.stored, snapshot, _capped(expires, self.stored.created)
+        written = yield "rotate", stored, snapshot, _capped(expires, stored.created)
         if written is not None:
             self._settle(snapshot, written)
         elif "_auth_user_id" not in self._base:
@@ -264,18 +256,17 @@ class State:
     ) -> Steps[bool]:
         """Change one stored name atomically, and nothing else. False: the session is gone."""
         yield from self.open()
-        if not (yield from self._found()):
+        if (stored := (yield from self._found())) is None:
             data = {name: copied(function(copied(default, name)), name)}
             written = yield "insert", data, _capped(expires, datetime.now(UTC))
         else:
-            assert self.stored is not None
-            data = {**self._base, name: Apply(function, default)}
-            written = yield "merge", self.stored, data, _capped(expires, self.stored.created)
+            data = {**stored.data, name: Apply(function, default)}
+            written = yield "merge", stored, data, _capped(expires, stored.created)
         if written is None:
             return False
         self._settle(self._base, written)
         # What the request itself had put there is overtaken.
-        dict.__setitem__(self.data, name, written.data[name])  # type: ignore[arg-type]
+        dict.__setitem__(self.data, name, written.data[name])
         return True
 
     def destroy(self) -> Steps[None]:
@@ -286,19 +277,18 @@ class State:
         self.replace_data({})
         self._asked = True
 
-    def _found(self) -> Steps[bool]:
-        """Know what is stored, also where data was put in place without a look at it."""
+    def _found(self) -> Steps[Stored | None]:
+        """What is stored, also where data was put in place without a look at it."""
         if self.stored is None:
             self.stored = yield from self.load()
-            if self.data is not None:
-                self.data.base = self._base
-        return self.stored is not None
+            self.data.base = self._base
+        return self.stored
 
     def _settle(self, before: Data, stored: Stored) -> None:
         """Go on from `stored`: where it is not what we knew (`before`), and the request has not
         changed that name since, take it over. What the caller holds of all others stays."""
         draft, base = self.data, self._base
-        if draft is not None and stored.data is not before:
+        if stored.data is not before:
             for name in [*draft, *(stored.data.keys() - draft.keys())]:
                 mine = dict.get(draft, name, _MISSING)
                 theirs = stored.data.get(name, _MISSING)
@@ -310,8 +300,7 @@ class State:
                         dict.pop(draft, name, None)
                     else:
                         dict.__setitem__(draft, name, theirs)
-        if draft is not None:
-            draft.base = stored.data
+        draft.base = stored.data
         self.stored, self.session_id = stored, stored.session_id
         self._asked = True  # the client's cookie has to follow
 

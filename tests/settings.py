@@ -1,4 +1,4 @@
-"""The settings of the suite: `DATABASES` is SQLite in a file, for threads and processes share it."""
+"""The settings of the suite. SQLite is in a file, for threads and processes to share it."""
 
 import os
 import sys
@@ -40,7 +40,13 @@ DATABASES = {
         "NAME": _folder / "db.sqlite3",
         "OPTIONS": {"transaction_mode": "IMMEDIATE", "timeout": 60},
         "TEST": {"NAME": _folder / "test.sqlite3"},
-    }
+    },
+    # The one that tests take away.
+    "down": {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": _folder / "down.sqlite3",
+        "TEST": {"NAME": _folder / "test-down.sqlite3"},
+    },
 }
 TEMPLATES = [
     {

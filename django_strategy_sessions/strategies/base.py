@@ -1,7 +1,7 @@
 """The contract between the engine and a store: the guide for authors of strategies.
 
-Write four verbs, ``create_data``, ``read_data``, ``update_data`` and ``delete_data``, and the engine
-can keep its sessions in your store::
+Write four verbs, ``create_data``, ``read_data``, ``update_data`` and ``delete_data``, and the
+engine can keep its sessions in your store::
 
     class DictStrategy(SessionStrategy):
         def __init__(self):
@@ -36,7 +36,7 @@ What every strategy promises:
   engine would log the visitor out. Only operational failures of the driver become
   ``StrategyUnavailable``; a missing table or a broken transaction surfaces as itself.
 - Missing and expired are the same thing. A session ends at ``expires``, not a moment later.
-- After ``delete_data`` has returned, nothing brings that id back: no late update, merge or rotation.
+- After ``delete_data`` has returned, nothing brings that id back: no late update, merge, rotation.
 - ``data`` is a dict of JSON-able values; what comes back shares nothing with what went in.
 - ``expires`` is always given and always an aware UTC ``datetime``. A past one is legal: what was
   created with it reads as ``None``.
@@ -103,7 +103,7 @@ class SessionStrategy:
     # -- what an author writes --------------------------------------------------------------------
 
     def create_data(self, data: Data, expires: datetime) -> str:
-        """Insert, never overwrite; return the new session id, unguessable (ASVS 7.2.3: 128 bits)."""
+        """Insert, never overwrite; return the new session id: 128 random bits (ASVS 7.2.3)."""
         raise NotImplementedError(f"{type(self).__name__} must define create_data()")
 
     def read_data(self, session_id: str) -> Data | None:
@@ -141,7 +141,7 @@ class SessionStrategy:
         return run(self, _rotate(stored, data, expires))
 
     def clear_expired(self, batch_size: int) -> Iterator[int]:
-        """Delete expired sessions, at most `batch_size` in a transaction; yield each one's count."""
+        """Delete expired sessions, `batch_size` in a transaction; yield the count of each."""
         raise NotImplementedError(f"{type(self).__name__} does not define clear_expired()")
 
     def count_expired(self) -> int:
@@ -186,7 +186,7 @@ class SessionStrategy:
 
     async def aclear_expired(self, batch_size: int) -> AsyncIterator[int]:
         counts = self.clear_expired(batch_size)
-        while (count := await sync_to_async(next)(counts, None)) is not None:
+        while (count := await sync_to_async(lambda: next(counts, None))()) is not None:
             yield count
 
     async def acount_expired(self) -> int:
@@ -223,7 +223,8 @@ def _rotate(stored: Stored, data: Data, expires: datetime) -> Steps[Stored | Non
         return None
     # Delete first: a crash between the two ends the session and never doubles it.
     yield "delete_data", stored.session_id
-    return (yield ("insert", *reconcile(stored, data, expires, current)))
+    rotated: Stored = yield "insert", *reconcile(stored, data, expires, current)
+    return rotated
 
 
 # -- the three-way merge --------------------------------------------------------------------------
@@ -232,7 +233,7 @@ def _rotate(stored: Stored, data: Data, expires: datetime) -> Steps[Stored | Non
 def reconcile(
     stored: Stored, data: Data, expires: datetime, current: Stored
 ) -> tuple[Data, datetime]:
-    """Return what to write over `current`: the way from ``stored.data`` to `data`, taken from there.
+    """What to write over `current`: the way from ``stored.data`` to `data`, taken from there.
 
     Names that only one side changed keep that side's value; of a name that both changed, ours, the
     later, wins; removing a name wins over changing it, except that removing a flash takes only
@@ -242,9 +243,11 @@ def reconcile(
     if current is not stored:
         data = dict(theirs)
         for name, value in ours.items():
-            if isinstance(value, Apply) or name not in base:
-                data[name] = value
-            elif name in theirs and not same(value, base[name]):
+            if (
+                isinstance(value, Apply)
+                or name not in base
+                or (name in theirs and not same(value, base[name]))
+            ):
                 data[name] = value
         for name in base.keys() - ours.keys():
             if name in theirs and not (is_flash(name) and not same(theirs[name], base[name])):
@@ -280,7 +283,7 @@ def is_plain(value: object) -> bool:
 
 
 def same(one: object, other: object, name: str = "") -> bool:
-    """Whether two values have one serialized form: tells 1 from True, and a tuple not from a list."""
+    """Whether two values have one serialized form: 1 and True do not, a list and a tuple do."""
     if one is other:
         return True
     if is_plain(one) and is_plain(other):

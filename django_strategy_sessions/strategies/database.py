@@ -17,7 +17,7 @@ from django.db import (
     transaction,
 )
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.models import QuerySet
+from django.db.models import F, QuerySet
 from django.db.models.functions import Left
 
 from .. import records
@@ -136,21 +136,20 @@ class DatabaseStrategy(SessionStrategy):
     def _replace(
         self, stored: Stored, data: Data, expires: datetime, new_id: str | None = None
     ) -> Stored | None:
-        current: Stored | None = stored
+        current = stored
         for _ in range(CONFLICTS):
             wanted = reconcile(stored, data, expires, current)
             if written := self._swap(current, *wanted, new_id):
                 return written
-            current = self.load(stored.session_id)
-            if current is None:
+            if (reread := self.load(stored.session_id)) is None:
                 return None
+            current = reread
         with _answers(), transaction.atomic(using=self.alias):
             # A write is the lock that every database has.
-            self._live(stored.session_id).update(created=current.created)
-            current = self.load(stored.session_id)
-            if current is None:
+            self._rows(stored.session_id).update(expires=F("expires"))
+            if (reread := self.load(stored.session_id)) is None:
                 return None
-            return self._swap(current, *reconcile(stored, data, expires, current), new_id)
+            return self._swap(reread, *reconcile(stored, data, expires, reread), new_id)
 
     def _swap(
         self, current: Stored, data: Data, expires: datetime, new_id: str | None

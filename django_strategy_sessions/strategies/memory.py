@@ -30,7 +30,7 @@ class MemoryStrategy(SessionStrategy):
 
     def read_data(self, session_id: str) -> Data | None:
         stored = self.load(session_id)
-        return stored and stored.data
+        return None if stored is None else stored.data
 
     def update_data(self, session_id: str, data: Data, expires: datetime) -> bool:
         with self._lock:

@@ -1,0 +1,530 @@
+"""The tests of the contract, for any strategy: yours too.
+
+With pytest::
+
+    @pytest.mark.django_db(transaction=True)  # only if it keeps sessions in a database of Django's
+    class TestMyStrategy(StrategyContract):
+        def make_strategy(self):
+            return MyStrategy()
+
+With unittest, inherit from ``StrategyContract`` and from one of Django's test cases. A strategy
+that sets ``atomic = True`` is held to ``AtomicStrategyContract``, which adds the races.
+
+Each test runs twice, over the sync verbs and, as ``..._async``, over their `a` twins.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from functools import partial, wraps
+from threading import Barrier, Lock
+from typing import Any
+from unittest import SkipTest, mock
+
+from asgiref.sync import async_to_sync
+from django.db import connections
+
+from . import records
+from .strategies.base import (
+    Apply,
+    Data,
+    SessionStrategy,
+    Steps,
+    Stored,
+    StrategyUnavailable,
+    arun,
+    flash_name,
+    run,
+)
+
+Call = tuple[Any, ...]  # (verb, *arguments)
+
+UNKNOWN_ID = "AAAAAAAAAAAAAAAAAAAAAA"
+EVERYTHING: Data = {
+    "text": "plain",
+    "unicode": "日本語 ñ 🙂",
+    "nul": "a\0b",
+    "surrogate": "\ud800",
+    "quotes": "'\"\\%s;--\r\n",
+    "empty": "",
+    "none": None,
+    "true": True,
+    "one": 1,
+    "zero": 0,
+    "big": 2**70,
+    "bigger": 10**400,
+    "negative": -1,
+    "float": 0.1,
+    "exponent": 1e16,
+    "minus zero": -0.0,
+    "list": [1, [2, [3, {"deep": [None, False]}]]],
+    "dict": {"b": 1, "a": {"": {}}},
+    "": "an empty name",
+    "__proto__": "names of methods are names like others",
+    "ключ": "unicode name",
+}
+
+
+def later(seconds: float = 3600) -> datetime:
+    return datetime.now(UTC) + timedelta(seconds=seconds)
+
+
+class _Callers:
+    """What the steps of a test are carried out on: a strategy, and races between its verbs."""
+
+    def __init__(self, strategy: SessionStrategy) -> None:
+        self.strategy = strategy
+
+    def __getattr__(self, verb: str) -> Any:
+        return getattr(self.strategy, verb)
+
+    def race(self, *calls: Call) -> list[Any]:
+        """Carry out all calls at one time, each in a thread of its own; return their answers."""
+        return self._race(lambda verb, *given: getattr(self, verb)(*given), calls)
+
+    async def arace(self, *calls: Call) -> list[Any]:
+        def call(verb: str, *given: Any) -> Any:
+            return async_to_sync(getattr(self, f"a{verb}"))(*given)  # in an event loop of its own
+
+        return self._race(call, calls)
+
+    def clear(self, batch_size: int) -> list[int]:
+        return list(self.strategy.clear_expired(batch_size))
+
+    async def aclear(self, batch_size: int) -> list[int]:
+        return [count async for count in self.strategy.aclear_expired(batch_size)]
+
+    def _race(self, call: Callable[..., Any], calls: tuple[Call, ...]) -> list[Any]:
+        start = Barrier(len(calls))
+
+        def start_together(given: Call) -> Any:
+            try:
+                start.wait(30)
+                return call(*given)
+            finally:
+                connections.close_all()
+
+        with ThreadPoolExecutor(len(calls)) as threads:
+            return list(threads.map(start_together, calls))
+
+
+class both_ways:  # noqa: N801  (a decorator)
+    """Make two tests of one that is written as steps, on what the method `maker` returns."""
+
+    def __init__(self, steps: Callable[[Any], Steps[None]], maker: str = "make_strategy") -> None:
+        self.steps, self.maker = steps, maker
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        def test(contract: StrategyContract) -> None:
+            if (strategy := getattr(contract, self.maker)()) is not None:
+                run(_Callers(strategy), self.steps(contract))
+
+        def test_async(contract: StrategyContract) -> None:
+            if (strategy := getattr(contract, self.maker)()) is not None:
+                async_to_sync(arun)(_Callers(strategy), self.steps(contract))
+
+        setattr(owner, name, wraps(self.steps)(test))
+        setattr(owner, f"{name}_async", wraps(self.steps)(test_async))
+
+
+class StrategyContract:
+    """What every strategy promises, for one writer at a time."""
+
+    def make_strategy(self) -> SessionStrategy:
+        """The strategy under test, connected to a real store."""
+        raise NotImplementedError("Define make_strategy() in your test class.")
+
+    def make_unavailable_strategy(self) -> SessionStrategy | None:
+        """The strategy, connected to a store that cannot answer; ``None`` if yours always can."""
+        raise SkipTest("Define make_unavailable_strategy() to prove what an outage does.")
+
+    # -- the four verbs ---------------------------------------------------------------------------
+
+    @both_ways
+    def test_what_was_created_is_read(self) -> Steps[None]:
+        session_id = yield "create_data", EVERYTHING, later()
+        read = yield "read_data", session_id
+        assert read == EVERYTHING
+        assert repr(read) == repr(EVERYTHING)  # types and order as well
+
+    @both_ways
+    def test_an_empty_session_is_not_an_absent_one(self) -> Steps[None]:
+        session_id = yield "create_data", {}, later()
+        assert (yield "read_data", session_id) == {}
+        assert (yield "update_data", session_id, {}, later()) is True
+
+    @both_ways
+    def test_ids_are_new_each_time(self) -> Steps[None]:
+        ids = []
+        for number in range(30):
+            ids.append((yield "create_data", {"number": number}, later()))
+        assert all(isinstance(session_id, str) and len(session_id) >= 16 for session_id in ids)
+        assert len(set(ids)) == len(ids), "an id was given out twice"
+        for number, session_id in enumerate(ids):
+            assert (yield "read_data", session_id) == {"number": number}
+
+    @both_ways
+    def test_an_unknown_id_is_none(self) -> Steps[None]:
+        assert (yield "read_data", UNKNOWN_ID) is None
+        assert (yield "load", UNKNOWN_ID) is None
+        yield "delete_data", UNKNOWN_ID
+
+    @both_ways
+    def test_an_unknown_id_is_not_adopted(self) -> Steps[None]:
+        gone = Stored(UNKNOWN_ID, {}, later())
+        assert (yield "update_data", UNKNOWN_ID, {"a": 1}, later()) is False
+        assert (yield "merge", gone, {"a": 1}, later()) is None
+        assert (yield "rotate", gone, {"a": 1}, later()) is None
+        assert (yield "read_data", UNKNOWN_ID) is None
+
+    @both_ways
+    def test_an_update_replaces_everything(self) -> Steps[None]:
+        session_id = yield "create_data", {"a": 1, "b": 2}, later()
+        assert (yield "update_data", session_id, {"b": 3}, later()) is True
+        assert (yield "read_data", session_id) == {"b": 3}
+
+    @both_ways
+    def test_an_update_touches_no_other_session(self) -> Steps[None]:
+        one = yield "create_data", {"a": 1}, later()
+        other = yield "create_data", {"a": 2}, later()
+        yield "update_data", one, {"a": 3}, later()
+        yield "delete_data", one
+        assert (yield "read_data", other) == {"a": 2}
+
+    @both_ways
+    def test_nothing_brings_back_what_was_deleted(self) -> Steps[None]:
+        stored = yield "insert", {"a": 1}, later()
+        session_id = stored.session_id
+        assert (yield "delete_data", session_id) is None
+        assert (yield "read_data", session_id) is None
+        assert (yield "update_data", session_id, {"a": 2}, later()) is False
+        assert (yield "merge", stored, {"a": 2}, later()) is None
+        assert (yield "merge", stored, stored.data, later(7200)) is None
+        assert (yield "rotate", stored, {"a": 2}, later()) is None
+        assert (yield "read_data", session_id) is None
+        assert (yield "load", session_id) is None
+        assert (yield "delete_data", session_id) is None  # again: fine
+
+    @both_ways
+    def test_expired_is_the_same_as_missing(self) -> Steps[None]:
+        for seconds in (-3600, -0.001):
+            stored = yield "insert", {"a": 1}, later(seconds)
+            session_id = stored.session_id
+            assert (yield "read_data", session_id) is None
+            assert (yield "load", session_id) is None
+            assert (yield "update_data", session_id, {"a": 2}, later()) is False
+            assert (yield "merge", stored, {"a": 2}, later()) is None
+            assert (yield "rotate", stored, {"a": 2}, later()) is None
+            assert (yield "read_data", session_id) is None
+
+    @both_ways
+    def test_an_update_moves_the_expiry_both_ways(self) -> Steps[None]:
+        session_id = yield "create_data", {"a": 1}, later(60)
+        assert (yield "update_data", session_id, {"a": 1}, later(7200)) is True
+        assert (yield "read_data", session_id) == {"a": 1}
+        assert (yield "update_data", session_id, {"a": 1}, later(-1)) is True
+        assert (yield "read_data", session_id) is None
+
+    @both_ways
+    def test_data_is_not_shared_with_callers(self) -> Steps[None]:
+        given: Data = {"cart": {"items": [1]}}
+        session_id = yield "create_data", given, later()
+        given["cart"]["items"].append(2)
+        read = yield "read_data", session_id
+        assert read == {"cart": {"items": [1]}}
+        read["cart"]["items"].append(3)
+        stored = yield "load", session_id
+        assert stored.data == {"cart": {"items": [1]}}
+        given = {"cart": {"items": [4]}}
+        yield "update_data", session_id, given, later()
+        given["cart"]["items"].append(5)
+        assert (yield "read_data", session_id) == {"cart": {"items": [4]}}
+
+    # -- the engine's verbs -----------------------------------------------------------------------
+
+    @both_ways
+    def test_load_tells_what_is_stored(self) -> Steps[None]:
+        expires = later()
+        inserted = yield "insert", EVERYTHING, expires
+        loaded = yield "load", inserted.session_id
+        assert loaded.session_id == inserted.session_id
+        assert repr(loaded.data) == repr(inserted.data) == repr(EVERYTHING)
+        self._check_times(inserted, expires)
+        self._check_times(loaded, expires)
+
+    @both_ways
+    def test_created_survives_updates_and_rotation(self) -> Steps[None]:
+        inserted = yield "insert", {"a": 1}, later()
+        created = (yield "load", inserted.session_id).created
+        merged = yield "merge", inserted, {"a": 2}, later(7200)
+        assert (yield "load", inserted.session_id).created == created
+        rotated = yield "rotate", merged, {"a": 3}, later(7200)
+        assert (yield "load", rotated.session_id).created == created
+
+    @both_ways
+    def test_a_merge_without_conflict_writes_the_data(self) -> Steps[None]:
+        stored = yield "insert", {"a": 1, "b": [1]}, later()
+        merged = yield "merge", stored, {"b": [1, 2], "c": 3}, later()
+        assert merged.session_id == stored.session_id
+        assert merged.data == {"b": [1, 2], "c": 3}
+        assert (yield "read_data", stored.session_id) == {"b": [1, 2], "c": 3}
+        emptied = yield "merge", merged, {}, later()
+        assert emptied.data == {}
+        assert (yield "read_data", stored.session_id) == {}
+
+    @both_ways
+    def test_a_merge_can_move_only_the_expiry(self) -> Steps[None]:
+        stored = yield "insert", {"a": 1}, later(60)
+        expires = later(7200)
+        self._check_times((yield "merge", stored, stored.data, expires), expires)
+        loaded = yield "load", stored.session_id
+        self._check_times(loaded, expires)
+        assert loaded.data == {"a": 1}
+        assert (yield "merge", loaded, loaded.data, later(-1)) is not None
+        assert (yield "load", stored.session_id) is None
+
+    @both_ways
+    def test_a_merge_keeps_what_others_changed(self) -> Steps[None]:
+        ours = yield "insert", {"a": 1, "b": 1, "c": 1, "d": 1}, later()
+        theirs = yield "load", ours.session_id
+        yield "merge", theirs, {"a": 2, "b": 1, "d": 1, "e": 2}, later()
+        merged = yield "merge", ours, {"a": 1, "b": 3, "c": 1, "f": 3}, later()
+        expected = {"a": 2, "b": 3, "e": 2, "f": 3}
+        assert merged.data == expected
+        assert (yield "read_data", ours.session_id) == expected
+
+    @both_ways
+    def test_of_one_name_the_last_write_wins(self) -> Steps[None]:
+        ours = yield "insert", {"a": 1}, later()
+        yield "merge", ours, {"a": 2, "new": 2}, later()
+        yield "merge", ours, {"a": 3, "new": 3}, later()
+        assert (yield "read_data", ours.session_id) == {"a": 3, "new": 3}
+
+    @both_ways
+    def test_removing_wins_over_changing(self) -> Steps[None]:
+        ours = yield "insert", {"a": 1, "b": 1}, later()
+        yield "merge", ours, {"b": 2}, later()
+        yield "merge", ours, {"a": 3}, later()
+        assert (yield "read_data", ours.session_id) == {}
+
+    @both_ways
+    def test_removing_a_flash_takes_only_what_was_seen(self) -> Steps[None]:
+        seen, newer = flash_name("seen"), flash_name("newer")
+        ours = yield "insert", {seen: "one", newer: "one"}, later()
+        yield "merge", ours, {seen: "one", newer: "two"}, later()
+        yield "merge", ours, {}, later()
+        assert (yield "read_data", ours.session_id) == {newer: "two"}
+
+    @both_ways
+    def test_an_expiry_that_others_set_stays(self) -> Steps[None]:
+        ours = yield "insert", {"a": 1}, later(60)
+        chosen = later(7200)
+        yield "merge", ours, {"a": 1, "_session_expiry": 7200}, chosen
+        merged = yield "merge", ours, {"a": 2}, later(60)
+        assert merged.data == {"a": 2, "_session_expiry": 7200}
+        if (yield "load", ours.session_id).expires is not None:
+            self._check_times(merged, chosen)
+            self._check_times((yield "load", ours.session_id), chosen)
+
+    @both_ways
+    def test_a_value_can_be_computed_from_the_stored_one(self) -> Steps[None]:
+        ours = yield "insert", {"count": 1, "cart": [1]}, later()
+        yield "merge", ours, {"count": 5, "cart": [1]}, later()
+        data = {**ours.data, "count": Apply(lambda count: count + 1), "new": Apply(list, "ab")}
+        merged = yield "merge", ours, data, later()
+        assert merged.data == {"count": 6, "cart": [1], "new": ["a", "b"]}
+        assert (yield "read_data", ours.session_id) == merged.data
+
+    @both_ways
+    def test_a_rotation_ends_the_old_id(self) -> Steps[None]:
+        stored = yield "insert", {"a": 1}, later()
+        rotated = yield "rotate", stored, {"a": 1, "b": 2}, later()
+        assert rotated.session_id != stored.session_id
+        assert rotated.data == {"a": 1, "b": 2}
+        assert (yield "read_data", rotated.session_id) == {"a": 1, "b": 2}
+        assert (yield "read_data", stored.session_id) is None
+        assert (yield "update_data", stored.session_id, {"a": 3}, later()) is False
+        assert (yield "merge", stored, {"a": 3}, later()) is None
+        assert (yield "rotate", stored, {"a": 3}, later()) is None
+        merged = yield "merge", rotated, {"a": 4}, later()
+        assert (yield "read_data", rotated.session_id) == merged.data == {"a": 4}
+
+    @both_ways
+    def test_a_rotation_keeps_what_others_changed(self) -> Steps[None]:
+        ours = yield "insert", {"a": 1, "b": 1}, later()
+        yield "merge", ours, {"a": 2, "b": 1}, later()
+        rotated = yield "rotate", ours, {"a": 1, "b": 3}, later()
+        assert (yield "read_data", rotated.session_id) == rotated.data == {"a": 2, "b": 3}
+
+    # -- cleaning up, outages ---------------------------------------------------------------------
+
+    @both_ways
+    def test_only_what_is_expired_is_cleared_in_batches(self) -> Steps[None]:
+        strategy = self.make_strategy()
+        if strategy.expires_by_itself:
+            assert (yield "clear", 10) == []
+            return
+        live = yield "create_data", {"a": 1}, later()
+        for _ in range(7):
+            yield "create_data", {}, later(-10)
+        try:
+            counts = yield "clear", 3
+        except NotImplementedError:
+            return  # as contrib.sessions does for stores that cannot
+        assert sum(counts) == 7
+        assert max(counts) <= 3
+        assert (yield ("count_expired",)) == 0
+        assert (yield "clear", 3) == []
+        assert (yield "read_data", live) == {"a": 1}
+
+    @partial(both_ways, maker="make_unavailable_strategy")
+    def test_a_store_that_cannot_answer_never_says_that_a_session_is_gone(self) -> Steps[None]:
+        stored = Stored(UNKNOWN_ID, {"a": 1}, later(), datetime.now(UTC))
+        calls: tuple[Call, ...] = (
+            ("create_data", {}, later()),
+            ("read_data", UNKNOWN_ID),
+            ("update_data", UNKNOWN_ID, {}, later()),
+            ("delete_data", UNKNOWN_ID),
+            ("load", UNKNOWN_ID),
+            ("insert", {}, later()),
+            ("merge", stored, {}, later()),
+            ("rotate", stored, {}, later()),
+        )
+        for call in calls:
+            try:
+                answer = yield call
+            except StrategyUnavailable as error:
+                assert error.__cause__ is not None, f"{call[0]} does not chain the cause"
+                assert UNKNOWN_ID not in str(error), f"{call[0]} tells the id"
+            else:
+                raise AssertionError(f"{call[0]} answered {answer!r}")
+
+    def _check_times(self, stored: Stored, expires: datetime) -> None:
+        """A strategy need not tell times; those it tells are right, to the millisecond."""
+        if stored.expires is not None:
+            assert math.isclose(stored.expires.timestamp(), expires.timestamp(), abs_tol=0.002)
+            assert stored.expires.utcoffset() == timedelta(0)
+        if stored.created is not None:
+            assert abs(stored.created - datetime.now(UTC)) < timedelta(minutes=5)
+        assert stored.created is not None or not self.make_strategy().keeps_created
+
+
+class AtomicStrategyContract(StrategyContract):
+    """What a strategy promises besides that says ``atomic = True``: races lose nothing."""
+
+    rounds = 10  # of each race
+
+    @both_ways
+    def test_it_says_that_it_is_atomic(self) -> Steps[None]:
+        yield "load", UNKNOWN_ID
+        assert self.make_strategy().atomic
+
+    @both_ways
+    def test_writers_of_different_names_all_keep_theirs(self) -> Steps[None]:
+        for _ in range(self.rounds):
+            stored = yield "insert", {"base": 0}, later()
+            names = {f"name {number}": number for number in range(8)}
+            merged = yield (
+                "race",
+                *(("merge", stored, {"base": 0, name: names[name]}, later()) for name in names),
+            )
+            assert None not in merged
+            assert (yield "read_data", stored.session_id) == {"base": 0, **names}
+
+    @both_ways
+    def test_writers_of_one_name_leave_a_value_that_one_wrote(self) -> Steps[None]:
+        for _ in range(self.rounds):
+            stored = yield "insert", {"a": 0, "b": 0}, later()
+            yield (
+                "race",
+                *(("merge", stored, {"a": [n], "b": {"n": n}}, later()) for n in range(1, 5)),
+            )
+            read = yield "read_data", stored.session_id
+            assert read["a"][0] in range(1, 5)
+            assert read["b"]["n"] == read["a"][0], "a mixture of two writes of the same names"
+
+    @both_ways
+    def test_computed_values_lose_no_step(self) -> Steps[None]:
+        stored = yield "insert", {"count": 0}, later()
+        for _ in range(self.rounds):
+            data = {"count": Apply(lambda count: count + 1)}
+            yield ("race", *(("merge", stored, data, later()) for _ in range(8)))
+        assert (yield "read_data", stored.session_id) == {"count": 8 * self.rounds}
+
+    @both_ways
+    def test_creators_that_draw_one_id_make_two_sessions(self) -> Steps[None]:
+        drawn: list[str] = []
+        real, lock = records.new_id, Lock()
+
+        def twice_each() -> str:
+            with lock:
+                drawn.append(drawn[-1] if len(drawn) % 2 else real())
+                return drawn[-1]
+
+        for _ in range(self.rounds):
+            with mock.patch.object(records, "new_id", twice_each):
+                stored = yield ("race", *(("insert", {"n": n}, later()) for n in range(4)))
+            assert len({one.session_id for one in stored}) == 4
+            for number, one in enumerate(stored):
+                assert (yield "read_data", one.session_id) == {"n": number}
+
+    @both_ways
+    def test_a_save_that_races_a_delete_never_revives(self) -> Steps[None]:
+        for number in range(self.rounds * 2):
+            stored = yield "insert", {"a": 1}, later()
+            session_id = stored.session_id
+            save: Call = ("merge", stored, {"a": 2}, later())
+            if number % 2:
+                save = ("update_data", session_id, {"a": 2}, later())
+            yield "race", save, ("delete_data", session_id), save
+            assert (yield "read_data", session_id) is None
+            assert (yield "merge", stored, {"a": 3}, later()) is None
+
+    @both_ways
+    def test_of_two_rotations_one_wins(self) -> Steps[None]:
+        for _ in range(self.rounds):
+            stored = yield "insert", {"a": 1}, later()
+            rotated = yield ("race", *(("rotate", stored, {"a": n}, later()) for n in range(3)))
+            (winner,) = [one for one in rotated if one is not None]
+            assert (yield "read_data", winner.session_id) == winner.data
+            assert (yield "read_data", stored.session_id) is None
+
+    @both_ways
+    def test_a_save_that_races_a_rotation_is_kept_or_told(self) -> Steps[None]:
+        for _ in range(self.rounds * 2):
+            stored = yield "insert", {"a": 1}, later()
+            merged, rotated = yield (
+                "race",
+                ("merge", stored, {"a": 1, "cart": 1}, later()),
+                ("rotate", stored, {"a": 1, "user": 1}, later()),
+            )
+            assert rotated is not None
+            kept = {"a": 1, "user": 1} if merged is None else {"a": 1, "cart": 1, "user": 1}
+            assert (yield "read_data", rotated.session_id) == kept
+            assert (yield "read_data", stored.session_id) is None
+
+    @both_ways
+    def test_a_rotation_that_races_a_delete_leaves_no_old_id(self) -> Steps[None]:
+        for _ in range(self.rounds):
+            stored = yield "insert", {"a": 1}, later()
+            rotated, _none = yield (
+                "race",
+                ("rotate", stored, {"a": 2}, later()),
+                ("delete_data", stored.session_id),
+            )
+            assert (yield "read_data", stored.session_id) is None
+            if rotated is not None:
+                assert (yield "read_data", rotated.session_id) == {"a": 2}
+
+    @both_ways
+    def test_two_cleanups_at_once_add_up(self) -> Steps[None]:
+        if self.make_strategy().expires_by_itself:
+            return
+        for _ in range(40):
+            yield "create_data", {}, later(-10)
+        counts = yield "race", ("clear", 3), ("clear", 3)
+        assert sum(map(sum, counts)) == 40
+        assert (yield ("count_expired",)) == 0
