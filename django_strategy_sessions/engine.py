@@ -72,16 +72,17 @@ class SessionStore(SessionBase):
         return default if self._state.find(name) is None else self._state.read(name)
 
     def pop(self, name: str, default: Any = _RAISE) -> Any:
-        return self._pop(self._get_session(), name, default)
+        self._get_session()
+        return self._pop(name, default)
 
     async def apop(self, name: str, default: Any = _RAISE) -> Any:
-        return self._pop(await self._aget_session(), name, default)
+        await self._aget_session()
+        return self._pop(name, default)
 
-    def _pop(self, data: Draft, name: str, default: Any) -> Any:
+    def _pop(self, name: str, default: Any) -> Any:
         if self._state.find(name) is None and default is not _RAISE:
             return default
-        value = self._state.read(name)
-        data.pop(name, None)
+        value = self._state.take(name)
         self.modified = True
         return value
 

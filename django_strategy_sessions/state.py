@@ -134,6 +134,12 @@ class State:
             self.spent[raw] = self.data.pop(raw)
         return self.spent[raw]
 
+    def take(self, name: str) -> Any:
+        """Read, and leave nothing of it."""
+        value = self.read(name)
+        (self.data if name in self.data else self.spent).pop(self.find(name) or name)
+        return value
+
     # -- changes -----------------------------------------------------------------------------------
 
     @property

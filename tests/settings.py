@@ -9,7 +9,8 @@ from .django_source import fetched
 
 sys.path.append(str(fetched()))
 
-_folder = Path(os.environ.get("TEST_FOLDER") or tempfile.mkdtemp(prefix="strategy-sessions-"))
+_temporary = tempfile.TemporaryDirectory(prefix="strategy-sessions-")  # while this process lives
+_folder = Path(_temporary.name)
 
 SECRET_KEY = "the suite's own secret, of no use anywhere else: 0123456789abcdef"
 USE_TZ = True
@@ -37,7 +38,8 @@ SESSION_ENGINE = "django_strategy_sessions.engine"
 DATABASES = {
     "default": {
         "ENGINE": "django.db.backends.sqlite3",
-        "NAME": _folder / "db.sqlite3",
+        # Tests of commands hand their database to the processes that they start.
+        "NAME": os.environ.get("TEST_DATABASE") or _folder / "db.sqlite3",
         "OPTIONS": {"transaction_mode": "IMMEDIATE", "timeout": 60},
         "TEST": {"NAME": _folder / "test.sqlite3"},
     },
