@@ -31,7 +31,9 @@ def ensure_installed(testing):
     if not stamp.exists() or stamp.read_text() != wanted:
         print("Installing into .venv (once) ...", flush=True)  # noqa: T201
         if importlib.util.find_spec("ensurepip") is None:
-            sys.exit("This Python cannot make virtual environments. On Debian: apt install python3-venv")
+            sys.exit(
+                "This Python cannot make virtual environments. On Debian: apt install python3-venv"
+            )
         venv.create(ROOT / ".venv", with_pip=True)
         pip = [python, "-m", "pip", "--disable-pip-version-check", "--quiet", "install"]
         subprocess.run([*pip, "--upgrade", "pip>=25.1"], check=True)  # knows --group

@@ -16,7 +16,9 @@ from playwright.sync_api import expect, sync_playwright
 
 ROOT = Path(__file__).parent.parent
 PICTURES = Path(__file__).parent / "screenshots"
-CHROMIUM = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None)
+CHROMIUM = next(
+    filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None
+)
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update",
@@ -33,15 +35,18 @@ def site(tmp_path):
     environment = {**os.environ, "EXAMPLE_DATABASE": str(tmp_path / "example.sqlite3")}
     environment.pop("DJANGO_SETTINGS_MODULE", None)
     log = tmp_path / "requests.log"
-    with log.open("w") as stderr, subprocess.Popen(
-        [sys.executable, "manage.py", "demo", "--port", "8765"],
-        cwd=ROOT,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=stderr,
-        text=True,
-    ) as server:
+    with (
+        log.open("w") as stderr,
+        subprocess.Popen(
+            [sys.executable, "manage.py", "demo", "--port", "8765"],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+        ) as server,
+    ):
         try:
             yield address_of(server, log)
         finally:

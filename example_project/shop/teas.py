@@ -21,7 +21,9 @@ TEAS = {
     for tea in [
         Tea("sencha", "First-flush Sencha", "Shizuoka", "Grassy and bright.", 1250, "#9db44c"),
         Tea("oolong", "Iron Goddess Oolong", "Anxi", "Orchid, then cream.", 1690, "#c9a227"),
-        Tea("darjeeling", "Spring Darjeeling", "West Bengal", "Muscatel and stone.", 1420, "#d98e32"),
+        Tea(
+            "darjeeling", "Spring Darjeeling", "West Bengal", "Muscatel and stone.", 1420, "#d98e32"
+        ),
         Tea("assam", "Golden-tip Assam", "Brahmaputra", "Malt, brisk, wide awake.", 980, "#a8481f"),
         Tea("puerh", "Ripe Pu-erh, 2016", "Yunnan", "Earth after rain.", 2200, "#5b2a1b"),
         Tea("hibiscus", "Hibiscus & Rose", "Aswan", "Sharp, red, no caffeine.", 760, "#b3204d"),

@@ -22,7 +22,9 @@ class Command(BaseCommand):
         if not users.filter(username=NAME).exists():
             users.create_superuser(NAME, password=PASSWORD)
         port = free_port(port)
-        self.stdout.write(f"Example site: http://127.0.0.1:{port}/  (sign in as {NAME} / {PASSWORD})")
+        self.stdout.write(
+            f"Example site: http://127.0.0.1:{port}/  (sign in as {NAME} / {PASSWORD})"
+        )
         self.stdout.flush()
         call_command("runserver", f"127.0.0.1:{port}", use_reloader=False)
 
