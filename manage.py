@@ -29,7 +29,7 @@ def ensure_installed(testing):
     stamp = ROOT / ".venv" / f"installed-{'test' if testing else 'demo'}"
     wanted = hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()
     if not stamp.exists() or stamp.read_text() != wanted:
-        print("Installing into .venv (once) ...", flush=True)  # noqa: T201
+        print("Installing into .venv (once) ...", flush=True)
         if importlib.util.find_spec("ensurepip") is None:
             sys.exit(
                 "This Python cannot make virtual environments. On Debian: apt install python3-venv"

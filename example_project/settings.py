@@ -5,7 +5,7 @@ from pathlib import Path
 
 BASE_DIR = Path(__file__).resolve().parent
 
-# -- what django-strategy-sessions needs -------------------------------------------------------------
+# -- what django-strategy-sessions needs ----------------------------------------------------------
 
 INSTALLED_APPS = [
     "django.contrib.admin",
@@ -18,7 +18,7 @@ INSTALLED_APPS = [
 ]
 SESSION_ENGINE = "django_strategy_sessions.engine"
 
-# -- a small site for one machine; none of this is for production ------------------------------------
+# -- a small site for one machine; none of this is for production ---------------------------------
 
 SECRET_KEY = "of-the-example-site-and-public: never use it anywhere else"  # noqa: S105
 DEBUG = True

@@ -123,7 +123,8 @@ def test_a_visit(site):
             tab.evaluate(
                 """() => {
                     const form = document.querySelector('form[action="/cart/add/sencha/"]');
-                    const add = () => fetch(form.action, {method: "POST", body: new FormData(form)});
+                    const body = new FormData(form);
+                    const add = () => fetch(form.action, {method: "POST", body});
                     window.added = Promise.all([add(), add(), add()]);
                 }"""
             )
