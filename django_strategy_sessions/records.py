@@ -23,6 +23,7 @@ from . import signing
 MAC_LENGTH = 43
 DEFAULT_MAX_SIZE = 1024 * 1024
 
+_VARIANT = {digit: "89ab"[int(digit, 16) % 4] for digit in "0123456789abcdef"}
 _logger = logging.getLogger("django.security.SuspiciousSession")
 
 
@@ -36,8 +37,13 @@ def new_id() -> str:
 
 
 def hashed(session_id: str) -> str:
-    """What a store may know of an id: its SHA-256, cut to 128 bits, in hex."""
-    return sha256(session_id.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    """What a store may know of an id: its SHA-256, cut to 128 bits, in hex.
+
+    Six of the bits make it look like a random UUID (RFC 9562, 5.4): MariaDB's columns for UUIDs
+    refuse some values that look like none, those of version 8 among them.
+    """
+    cut = sha256(session_id.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    return f"{cut[:12]}4{cut[13:16]}{_VARIANT[cut[16]]}{cut[17:]}"
 
 
 def seal(session_id: str, data: dict[str, Any]) -> str:

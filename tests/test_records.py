@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+from uuid import RFC_4122, UUID
 
 import pytest
 from hypothesis import given
@@ -53,6 +54,9 @@ def test_ids_have_128_bits_and_never_repeat():
 
 def test_the_hash_is_what_the_store_sees():
     assert len(hashed(ID)) == 32
+    for _ in range(1000):
+        assert (as_uuid := UUID(hashed(records.new_id()))).version == 4
+        assert as_uuid.variant == RFC_4122
     assert hashed(ID) == hashed(ID) != hashed(OTHER)
     assert ID not in seal(ID, {})
 

@@ -18,11 +18,15 @@ from django.db import (
 )
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import F, QuerySet
-from django.db.models.functions import Left
+from django.db.models.functions import Coalesce, Left
 
 from .. import records
 from ..models import StoredSession
 from .base import CONFLICTS, Data, SessionStrategy, Stored, StrategyUnavailable, reconcile
+
+# `expires`, but as no index knows it: where a row is looked up by its key and by this, MariaDB must
+# not come to it by the index on `expires`, or writers lock in two orders and deadlock.
+_ENDS = Coalesce("expires", "created")
 
 
 class DatabaseStrategy(SessionStrategy):
@@ -90,26 +94,40 @@ class DatabaseStrategy(SessionStrategy):
         return self._replace(stored, data, expires, new_id=records.new_id())
 
     def clear_expired(self, batch_size: int) -> Iterator[int]:
-        features = self.connection.features
-        batch_size = min(batch_size, features.max_query_params or batch_size)
+        # One parameter is the time.
+        most = self.connection.features.max_query_params or batch_size + 1
+        batch_size = min(batch_size, most - 1)
         while True:
-            # Without row locks a transaction only adds ways to collide with other writers.
-            with _answers(), self._transaction(features.has_select_for_update):
-                rows = self._expired().order_by("expires")
-                if features.has_select_for_update:
-                    rows = rows.select_for_update(
-                        skip_locked=features.has_select_for_update_skip_locked
-                    )
-                batch = list(rows.values_list("pk", flat=True)[:batch_size])
-                # Asked once more: one that was renewed meanwhile stays.
-                count = _delete(self._expired().filter(pk__in=batch)) if batch else 0
-            if not batch:
-                return
-            yield count
+            try:
+                found, count = self._clear_batch(batch_size)
+            except StrategyUnavailable as error:
+                if not _is_deadlock(error.__cause__):
+                    raise
+                # Another run is at the same rows and has won. Of this batch nothing is deleted.
+            else:
+                if not found:
+                    return
+                yield count
 
     def count_expired(self) -> int:
         with _answers():
             return self._expired().count()
+
+    def _clear_batch(self, batch_size: int) -> tuple[int, int]:
+        """How many rows were found, and how many of them deleted."""
+        features = self.connection.features
+        # Without row locks a transaction only adds ways to collide with other writers.
+        with _answers(), self._transaction(features.has_select_for_update):
+            rows = self._expired().order_by("expires")
+            if features.has_select_for_update:
+                rows = rows.select_for_update(
+                    skip_locked=features.has_select_for_update_skip_locked
+                )
+            batch = list(rows.values_list("pk", flat=True)[:batch_size])
+            # Asked once more: one that was renewed meanwhile stays.
+            still = self._all().filter(pk__in=batch).alias(ends=_ENDS)
+            count = _delete(still.filter(ends__lte=datetime.now(UTC))) if batch else 0
+        return len(batch), count
 
     # -- how ---------------------------------------------------------------------------------------
 
@@ -122,13 +140,16 @@ class DatabaseStrategy(SessionStrategy):
         return connections[self.alias]
 
     def _rows(self, session_id: str) -> QuerySet[StoredSession]:
-        return StoredSession.objects.using(self.alias).filter(pk=records.hashed(session_id))
+        return self._all().filter(pk=records.hashed(session_id))
 
     def _live(self, session_id: str) -> QuerySet[StoredSession]:
-        return self._rows(session_id).filter(expires__gt=datetime.now(UTC))
+        return self._rows(session_id).alias(ends=_ENDS).filter(ends__gt=datetime.now(UTC))
 
     def _expired(self) -> QuerySet[StoredSession]:
-        return StoredSession.objects.using(self.alias).filter(expires__lte=datetime.now(UTC))
+        return self._all().filter(expires__lte=datetime.now(UTC))
+
+    def _all(self) -> QuerySet[StoredSession]:
+        return StoredSession.objects.using(self.alias)
 
     def _transaction(self, wanted: bool) -> AbstractContextManager[Any]:
         return transaction.atomic(using=self.alias) if wanted else nullcontext()
@@ -200,3 +221,9 @@ def _answers() -> Iterator[None]:
 def _is_mistake(error: DatabaseError | InterfaceError) -> bool:
     # SQLite calls a missing table an operational error, by its most general code.
     return getattr(error.__cause__, "sqlite_errorname", None) == "SQLITE_ERROR"
+
+
+def _is_deadlock(error: BaseException | None) -> bool:
+    # By the numbers of MySQL and MariaDB, and of PostgreSQL.
+    sqlstate = getattr(getattr(error, "__cause__", None), "sqlstate", None)
+    return sqlstate == "40P01" or getattr(error, "args", ())[:1] == (1213,)
