@@ -9,6 +9,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Timer
 from urllib.request import Request, urlopen
 
 import pytest
@@ -32,7 +33,11 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture
 def site(tmp_path):
     """The address of the example site, started by the README's command."""
-    environment = {**os.environ, "EXAMPLE_DATABASE": str(tmp_path / "example.sqlite3")}
+    environment = {
+        **os.environ,
+        "EXAMPLE_DATABASE": str(tmp_path / "example.sqlite3"),
+        "PYTHONUNBUFFERED": "1",
+    }
     environment.pop("DJANGO_SETTINGS_MODULE", None)
     log = tmp_path / "requests.log"
     with (
@@ -47,9 +52,14 @@ def site(tmp_path):
             text=True,
         ) as server,
     ):
+        deadline = Timer(60, server.kill)
+        deadline.start()
         try:
-            yield address_of(server, log)
+            address = address_of(server, log)
+            deadline.cancel()
+            yield address
         finally:
+            deadline.cancel()
             server.terminate()
 
 
