@@ -46,6 +46,9 @@ class Draft(dict[str, Any]):
             self[name]  # makes it the caller's own
         return super().pop(name, *default)
 
+    def __or__(self, other: Any) -> Any:
+        return self.copy() | other
+
     def popitem(self) -> tuple[str, Any]:
         name = next(reversed(self.keys()), None)
         if name is None:
@@ -109,6 +112,7 @@ class State:
     def forget(self) -> None:
         """Unload: the next look at the data asks the store."""
         self.stored, self.data, self.spent, self.loaded = None, Draft({}), {}, False
+        self._seen = None
 
     # -- flash: kept as `__flash_<name>__`; an ordinary value of the same name wins ---------------
 
@@ -166,8 +170,8 @@ class State:
 
     @modified.setter
     def modified(self, value: bool) -> None:
-        self._asked = value
-        if not value:
+        self._asked, self._seen = value, None
+        if not value and self.loaded:
             base = self._base
             changed = {n: v for n, v in self.data.raw() if v is not base.get(n, _MISSING)}
             self._seen = {name: _fingerprint(value) for name, value in changed.items()}

@@ -141,6 +141,32 @@ def test_modified_false_moves_only_its_own_baseline():
     assert dict(again(session).items()) == {"a": 2, "cart": [1, 2, 3], "new": [1, 2]}
 
 
+def test_modified_false_before_anything_is_loaded_changes_nothing():
+    session = saved(a=1, cart=[1])
+    session.modified = False
+    assert session["cart"] == [1]
+    assert not session.modified
+    session["cart"].append(2)
+    assert session.modified
+    session.modified = False
+    del session._session_cache
+    assert session["cart"] == [1]
+    assert not session.modified
+
+
+def test_a_draft_lends_nothing_that_is_stored(strategy):
+    session = saved(cart=[1], tags=[1])
+    (session._session | {"b": 1})["cart"].append(2)
+    session._session.copy()["tags"].append(2)
+    name, value = session._session.popitem()
+    session[name] = value
+    session.save()
+    assert dict(again(session).items()) == {"cart": [1, 2], "tags": [1, 2]}
+    session.clear()
+    with pytest.raises(KeyError):
+        session._session.popitem()
+
+
 def test_modified_never_raises_and_never_loads(calls):
     session = saved(a=1)
     calls.clear()
