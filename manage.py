@@ -34,7 +34,8 @@ def ensure_installed(testing):
             sys.exit(
                 "This Python cannot make virtual environments. On Debian: apt install python3-venv"
             )
-        venv.create(ROOT / ".venv", with_pip=True)
+        if not any(ROOT.glob(".venv/installed-*")):
+            venv.create(ROOT / ".venv", with_pip=True, clear=True)
         pip = [python, "-m", "pip", "--disable-pip-version-check", "--quiet", "install"]
         subprocess.run([*pip, "--upgrade", "pip>=25.1"], check=True)  # knows --group
         group = ["--group", "test"] if testing else []

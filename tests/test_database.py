@@ -172,16 +172,17 @@ def test_a_conflict_always_ends(monkeypatch, verb):
 def test_a_session_that_ends_between_conflict_and_lock_is_gone(monkeypatch):
     stored = strategy.insert({"n": 0}, later())
     monkeypatch.setattr(DatabaseStrategy, "_swap", lambda self, *given: None)
-    real, loads = DatabaseStrategy.load, []
+    real, loads = DatabaseStrategy._load, []
 
-    def load(self, session_id):
+    def load(self, session_id, rows):
         loads.append(session_id)
         if len(loads) > database.CONFLICTS:
             self.delete_data(session_id)
-        return real(self, session_id)
+        return real(self, session_id, rows)
 
-    monkeypatch.setattr(DatabaseStrategy, "load", load)
+    monkeypatch.setattr(DatabaseStrategy, "_load", load)
     assert strategy.merge(stored, {"n": 1}, later()) is None
+    assert len(loads) == database.CONFLICTS + 1
 
 
 def test_an_error_of_integrity_that_is_no_collision_surfaces(monkeypatch):

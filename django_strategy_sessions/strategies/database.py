@@ -60,8 +60,11 @@ class DatabaseStrategy(SessionStrategy):
             _delete(self._rows(session_id))
 
     def load(self, session_id: str) -> Stored | None:
+        return self._load(session_id, self._rows(session_id))
+
+    def _load(self, session_id: str, rows: QuerySet[StoredSession]) -> Stored | None:
         with _answers():
-            row = self._rows(session_id).values_list("data", "expires", "created")[:1]
+            row = rows.values_list("data", "expires", "created")[:1]
             found = next(iter(row), None)
         if found is None:
             return None
@@ -166,9 +169,11 @@ class DatabaseStrategy(SessionStrategy):
                 return None
             current = reread
         with _answers(), transaction.atomic(using=self.alias):
-            # A write is the lock that every database has.
-            self._rows(stored.session_id).update(expires=F("expires"))
-            if (reread := self.load(stored.session_id)) is None:
+            # A write is the lock that every database has. The read has to lock as well: within a
+            # transaction that repeats its reads, MariaDB shows only that what others committed.
+            rows = self._rows(stored.session_id)
+            rows.update(expires=F("expires"))
+            if (reread := self._load(stored.session_id, rows.select_for_update())) is None:
                 return None
             return self._swap(reread, *reconcile(stored, data, expires, reread), new_id)
 
@@ -219,8 +224,11 @@ def _answers() -> Iterator[None]:
 
 
 def _is_mistake(error: DatabaseError | InterfaceError) -> bool:
-    # SQLite calls a missing table an operational error, by its most general code.
-    return getattr(error.__cause__, "sqlite_errorname", None) == "SQLITE_ERROR"
+    # SQLite calls a missing table an operational error, by its most general code; mysqlclient an
+    # unknown column and text that the column cannot hold.
+    if getattr(error.__cause__, "sqlite_errorname", None) == "SQLITE_ERROR":
+        return True
+    return error.args[:1] in {(1054,), (1366,)}
 
 
 def _is_deadlock(error: BaseException | None) -> bool:
