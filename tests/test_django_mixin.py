@@ -7,7 +7,7 @@ from sessions_tests.tests import SessionTestsMixin
 
 from django_strategy_sessions.engine import SessionStore
 
-from .conftest import DATABASE, MEMORY
+from .conftest import DATABASE, MEMORY, POSTGRES, REDIS
 
 
 class _Tests(SessionTestsMixin):
@@ -31,4 +31,24 @@ class DatabaseTests(_Tests, TestCase):
 
 @override_settings(SESSION_STRATEGY=DATABASE, USE_TZ=False, TIME_ZONE="America/New_York")
 class DatabaseWithoutTimeZonesTests(_Tests, TestCase):
+    pass
+
+
+@override_settings(SESSION_STRATEGY=POSTGRES, USE_TZ=True)
+class PostgresTests(_Tests, TestCase):
+    databases = {"default", "postgres"}
+
+
+@override_settings(SESSION_STRATEGY=POSTGRES, USE_TZ=False, TIME_ZONE="America/New_York")
+class PostgresWithoutTimeZonesTests(_Tests, TestCase):
+    databases = {"default", "postgres"}
+
+
+@override_settings(SESSION_STRATEGY=REDIS, USE_TZ=True)
+class RedisTests(_Tests, TestCase):
+    pass
+
+
+@override_settings(SESSION_STRATEGY=REDIS, USE_TZ=False, TIME_ZONE="America/New_York")
+class RedisWithoutTimeZonesTests(_Tests, TestCase):
     pass

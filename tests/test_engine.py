@@ -503,12 +503,12 @@ def test_what_was_loaded_can_be_dropped():
     assert session["a"] == 2
 
 
-# -- expiry ---------------------------------------------------------------------------------------
+# -- expiry: in a future year, for no test moves the clock of Redis -------------------------------
 
 
 def test_sliding_expiry_moves_in_steps_and_never_ends_early(strategy):
     age = 14 * 24 * 3600
-    with time_machine.travel(datetime(2026, 1, 1, tzinfo=UTC), tick=False) as clock:
+    with time_machine.travel(datetime(2036, 1, 1, tzinfo=UTC), tick=False) as clock:
         first = expires_after(age)
         assert first - datetime.now(UTC) >= timedelta(seconds=age)
         clock.shift(299)
@@ -522,7 +522,7 @@ def test_sliding_expiry_moves_in_steps_and_never_ends_early(strategy):
 
 
 def test_asking_for_a_later_expiry_writes_only_when_the_step_has_moved(calls):
-    with time_machine.travel(datetime(2026, 1, 1, tzinfo=UTC), tick=False) as clock:
+    with time_machine.travel(datetime(2036, 1, 1, tzinfo=UTC), tick=False) as clock:
         session = saved(a=1)
         calls.clear()
         session = again(session)
@@ -538,7 +538,7 @@ def test_asking_for_a_later_expiry_writes_only_when_the_step_has_moved(calls):
 
 def test_a_session_ends_when_it_ends(settings):
     settings.SESSION_COOKIE_AGE = 1000
-    with time_machine.travel(datetime(2026, 1, 1, tzinfo=UTC), tick=False) as clock:
+    with time_machine.travel(datetime(2036, 1, 1, tzinfo=UTC), tick=False) as clock:
         session = saved(a=1)
         clock.shift(999.9)
         assert again(session)["a"] == 1
@@ -551,7 +551,7 @@ def test_a_session_ends_when_it_ends(settings):
 
 
 def test_dates_are_exact(strategy):
-    end = datetime(2027, 3, 4, 5, 6, 7, 89000, tzinfo=UTC)
+    end = datetime(2037, 3, 4, 5, 6, 7, 89000, tzinfo=UTC)
     session = SessionStore()
     session.set_expiry(end)
     session.save()
@@ -562,7 +562,7 @@ def test_dates_are_exact(strategy):
 def test_an_absolute_age_is_applied_last_and_exactly(settings, strategy):
     settings.SESSION_ABSOLUTE_AGE = 5000
     settings.SESSION_COOKIE_AGE = 1000
-    start = datetime(2026, 1, 1, tzinfo=UTC)
+    start = datetime(2036, 1, 1, tzinfo=UTC)
     with time_machine.travel(start, tick=False) as clock:
         session = saved(n=0)
         for n in range(1, 6):
@@ -578,7 +578,7 @@ def test_an_absolute_age_is_applied_last_and_exactly(settings, strategy):
 
 
 def test_an_absolute_age_holds_for_sessions_from_before_it_was_set(settings):
-    with time_machine.travel(datetime(2026, 1, 1, tzinfo=UTC), tick=False) as clock:
+    with time_machine.travel(datetime(2036, 1, 1, tzinfo=UTC), tick=False) as clock:
         session = saved(a=1)
         clock.shift(100)
         settings.SESSION_ABSOLUTE_AGE = 100
@@ -591,7 +591,7 @@ def test_daylight_saving_moves_no_expiry(settings, use_tz):
     settings.USE_TZ = use_tz
     settings.TIME_ZONE = "America/New_York"
     # Ten minutes before clocks go back: half past one comes twice.
-    with time_machine.travel(datetime(2026, 11, 1, 5, 55, tzinfo=UTC), tick=False) as clock:
+    with time_machine.travel(datetime(2036, 11, 2, 5, 55, tzinfo=UTC), tick=False) as clock:
         session = SessionStore()
         session["a"] = 1
         session.set_expiry(timedelta(minutes=10))

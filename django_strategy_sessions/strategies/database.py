@@ -52,18 +52,18 @@ class DatabaseStrategy(SessionStrategy):
 
     def update_data(self, session_id: str, data: Data, expires: datetime) -> bool:
         values = _values(session_id, data, expires)
-        with _answers():
+        with answers():
             return self._live(session_id).update(**values) > 0
 
     def delete_data(self, session_id: str) -> None:
-        with _answers():
+        with answers():
             _delete(self._rows(session_id))
 
     def load(self, session_id: str) -> Stored | None:
         return self._load(session_id, self._rows(session_id))
 
     def _load(self, session_id: str, rows: QuerySet[StoredSession]) -> Stored | None:
-        with _answers():
+        with answers():
             row = rows.values_list("data", "expires", "created")[:1]
             found = next(iter(row), None)
         if found is None:
@@ -82,7 +82,7 @@ class DatabaseStrategy(SessionStrategy):
             row = StoredSession(id=records.hashed(session_id), created=created, **values)
             try:
                 # A savepoint where a failure would break the caller's transaction, else nothing.
-                with _answers(), self._transaction(self.connection.in_atomic_block):
+                with answers(), self._transaction(self.connection.in_atomic_block):
                     row.save(force_insert=True, using=self.alias)
             except IntegrityError:
                 if not self._rows(session_id).exists():
@@ -113,14 +113,14 @@ class DatabaseStrategy(SessionStrategy):
                 yield count
 
     def count_expired(self) -> int:
-        with _answers():
+        with answers():
             return self._expired().count()
 
     def _clear_batch(self, batch_size: int) -> tuple[int, int]:
         """How many rows were found, and how many of them deleted."""
         features = self.connection.features
         # Without row locks a transaction only adds ways to collide with other writers.
-        with _answers(), self._transaction(features.has_select_for_update):
+        with answers(), self._transaction(features.has_select_for_update):
             rows = self._expired().order_by("expires")
             if features.has_select_for_update:
                 rows = rows.select_for_update(
@@ -168,7 +168,7 @@ class DatabaseStrategy(SessionStrategy):
             if (reread := self.load(stored.session_id)) is None:
                 return None
             current = reread
-        with _answers(), transaction.atomic(using=self.alias):
+        with answers(), transaction.atomic(using=self.alias):
             # A write is the lock that every database has. The read has to lock as well: within a
             # transaction that repeats its reads, MariaDB shows only that what others committed.
             rows = self._rows(stored.session_id)
@@ -190,20 +190,20 @@ class DatabaseStrategy(SessionStrategy):
         else:
             values = _values(session_id, data, expires)
         unchanged = self._live(current.session_id).alias(mac=Left("data", records.MAC_LENGTH))
-        with _answers():
+        with answers():
             if not unchanged.filter(mac=record[: records.MAC_LENGTH]).update(**values):
                 return None
         return Stored(session_id, data, expires, current.created, values.get("data", record))
 
 
-def _values(session_id: str, data: Data, expires: datetime, **more: str) -> dict[str, Any]:
+def owner(data: Data) -> str | None:
     user = data.get("_auth_user_id")
-    return {
-        "data": records.seal(session_id, data),
-        "expires": expires,
-        "owner": None if user is None else str(user),
-        **more,
-    }
+    return None if user is None else str(user)
+
+
+def _values(session_id: str, data: Data, expires: datetime, **more: str) -> dict[str, Any]:
+    record = records.seal(session_id, data)
+    return {"data": record, "expires": expires, "owner": owner(data), **more}
 
 
 def _delete(rows: QuerySet[StoredSession]) -> int:
@@ -213,25 +213,33 @@ def _delete(rows: QuerySet[StoredSession]) -> int:
 
 
 @contextmanager
-def _answers() -> Iterator[None]:
+def answers() -> Iterator[None]:
     """Tell a database that cannot answer from a mistake in how it is used or set up."""
     try:
         yield
-    except (OperationalError, InterfaceError) as error:
-        if _is_mistake(error):
-            raise
+    except DatabaseError as error:
+        if _is_outage(error):
+            raise StrategyUnavailable("The sessions' database could not answer.") from error
+        raise
+    except InterfaceError as error:
         raise StrategyUnavailable("The sessions' database could not answer.") from error
 
 
-def _is_mistake(error: DatabaseError | InterfaceError) -> bool:
+def _is_outage(error: DatabaseError) -> bool:
+    if not isinstance(error, OperationalError):
+        # PostgreSQL: a server that takes no writes, a standby for example.
+        return sqlstate(error) == "25006"
     # SQLite calls a missing table an operational error, by its most general code; mysqlclient an
     # unknown column and text that the column cannot hold.
-    if getattr(error.__cause__, "sqlite_errorname", None) == "SQLITE_ERROR":
-        return True
-    return error.args[:1] in {(1054,), (1366,)}
+    sqlite = getattr(error.__cause__, "sqlite_errorname", None)
+    return sqlite != "SQLITE_ERROR" and error.args[:1] not in {(1054,), (1366,)}
+
+
+def sqlstate(error: BaseException | None) -> str | None:
+    """PostgreSQL's code of an error, through Django's wrapper of it."""
+    return getattr(getattr(error, "__cause__", None), "sqlstate", None)
 
 
 def _is_deadlock(error: BaseException | None) -> bool:
-    # By the numbers of MySQL and MariaDB, and of PostgreSQL.
-    sqlstate = getattr(getattr(error, "__cause__", None), "sqlstate", None)
-    return sqlstate == "40P01" or getattr(error, "args", ())[:1] == (1213,)
+    # By the numbers of PostgreSQL, and of MySQL and MariaDB.
+    return sqlstate(error) == "40P01" or getattr(error, "args", ())[:1] == (1213,)

@@ -1,0 +1,139 @@
+"""Django's session middleware, native to sync and async code, and careful with cookies.
+
+A store that is down is a 503, and costs nobody the cookie. Cookie settings and ``Vary`` are as
+Django's.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from asgiref.sync import sync_to_async
+from django.conf import settings
+from django.contrib.sessions.backends.base import UpdateError
+from django.contrib.sessions.exceptions import SessionInterrupted
+from django.contrib.sessions.middleware import SessionMiddleware as DjangoSessionMiddleware
+from django.core.exceptions import ImproperlyConfigured
+from django.core.handlers.exception import response_for_exception
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
+from django.utils.cache import patch_vary_headers
+from django.utils.http import http_date
+
+from .engine import SessionStore
+from .signing import unsign
+from .strategies.base import Steps, StrategyUnavailable, arun, run
+
+RETRY_AFTER = "10"  # seconds, in the answer of a site whose store is down (RFC 9110, 10.2.3)
+
+
+class SessionMiddleware(DjangoSessionMiddleware):
+    def __init__(self, get_response: Any) -> None:
+        super().__init__(get_response)
+        if not issubclass(self.SessionStore, SessionStore):
+            raise ImproperlyConfigured(
+                f"{__name__}.SessionMiddleware needs its engine:\n"
+                'SESSION_ENGINE = "django_strategy_sessions.engine"'
+            )
+
+    def process_response(  # type: ignore[override]  # django-stubs': no streaming
+        self, request: HttpRequest, response: HttpResponseBase
+    ) -> HttpResponseBase:
+        session = getattr(request, "session", None)
+        if not isinstance(session, SessionStore):  # somebody put another thing there
+            return response
+        try:
+            run(session, _finished(request, session, response))
+        except StrategyUnavailable as error:
+            response = response_for_exception(request, error)
+        return _told(session, response)
+
+    async def __acall__(self, request: HttpRequest) -> HttpResponseBase:
+        self.process_request(request)
+        response: HttpResponseBase = await self.get_response(request)  # type: ignore[misc]
+        session = getattr(request, "session", None)
+        if not isinstance(session, SessionStore):
+            return response
+        try:
+            await arun(session, _finished(request, session, response))
+        except StrategyUnavailable as error:
+            in_thread = sync_to_async(response_for_exception, thread_sensitive=False)
+            response = await in_thread(request, error)
+        return _told(session, response)
+
+
+def _finished(
+    request: HttpRequest, session: SessionStore, response: HttpResponseBase
+) -> Steps[None]:
+    """Save what changed, and let the client's cookie follow: on a session, as steps."""
+    accessed, failed = session.accessed, response.status_code >= 500
+    if failed and session.outage:
+        return
+    sent = request.COOKIES.get(settings.SESSION_COOKIE_NAME)
+    sent_id = _id(sent)
+    if settings.SESSION_SAVE_EVERY_REQUEST and session.session_key and not failed:
+        yield ("keys",)  # of a session whose record is gone nothing must be made
+    if accessed:
+        patch_vary_headers(response, ("Cookie",))
+    if session.is_empty():
+        # One that verifies may be good again, when a backup is restored or a clock set right.
+        if sent is not None and (session.flushed or sent_id is None):
+            _delete_cookie(response)
+    elif failed:
+        # Nothing is saved. But after a rotation only the new key leads to the session.
+        rotated = accessed and _id(session.session_key) != sent_id
+        if rotated and (yield "exists", session.session_key):
+            yield from _set_cookie(session, response)
+    elif session.modified or settings.SESSION_SAVE_EVERY_REQUEST:
+        try:
+            yield ("save",)
+        except UpdateError as error:
+            if _id(session.session_key) != sent_id and (yield "exists", sent):
+                return  # the rotation was rolled back with the view's transaction
+            raise SessionInterrupted(
+                "The request's session was deleted before the request completed."
+                " The user may have logged out in a concurrent request, for example."
+            ) from error
+        yield from _set_cookie(session, response)
+
+
+def _id(key: str | None) -> str | None:
+    return unsign(key, settings.SESSION_COOKIE_NAME) if key else None
+
+
+def _set_cookie(session: SessionStore, response: HttpResponseBase) -> Steps[None]:
+    max_age = expires = None
+    if not (yield ("get_expire_at_browser_close",)):
+        max_age = yield ("get_expiry_age",)
+        expires = http_date(time.time() + max_age)
+    patch_vary_headers(response, ("Cookie",))
+    response.set_cookie(
+        settings.SESSION_COOKIE_NAME,
+        session.session_key or "",
+        max_age=max_age,
+        expires=expires,
+        domain=settings.SESSION_COOKIE_DOMAIN,
+        path=settings.SESSION_COOKIE_PATH,
+        secure=settings.SESSION_COOKIE_SECURE,
+        httponly=settings.SESSION_COOKIE_HTTPONLY,
+        samesite=settings.SESSION_COOKIE_SAMESITE,
+    )
+
+
+def _delete_cookie(response: HttpResponseBase) -> None:
+    patch_vary_headers(response, ("Cookie",))
+    response.delete_cookie(
+        settings.SESSION_COOKIE_NAME,
+        path=settings.SESSION_COOKIE_PATH,
+        domain=settings.SESSION_COOKIE_DOMAIN,
+        samesite=settings.SESSION_COOKIE_SAMESITE,
+    )
+
+
+def _told(session: SessionStore, response: HttpResponseBase) -> HttpResponseBase:
+    """Tell a client that the store is down, whichever layer met it: the site's own error page."""
+    if session.outage and response.status_code >= 500:
+        response.status_code = 503
+        response.headers.setdefault("Retry-After", RETRY_AFTER)
+    return response

@@ -1,0 +1,340 @@
+"""Sessions in Redis or Valkey, one round trip a verb: over django-redis' client, or an async one.
+
+One string per session, which expires by itself: a sealed record whose header tells both times, in
+microseconds since 1970. Needs Redis 6.2 (``SET`` with ``PXAT``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from functools import cache, cached_property
+from hashlib import sha1
+from inspect import signature
+from typing import Any, ClassVar
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django_redis import get_redis_connection
+from django_redis.pool import ConnectionFactory
+from redis import Redis, RedisCluster
+from redis.asyncio import ConnectionPool as AsyncConnectionPool
+from redis.asyncio import Redis as AsyncRedis
+from redis.asyncio import RedisCluster as AsyncRedisCluster
+from redis.asyncio import connection, sentinel
+from redis.asyncio.cluster import ClusterNode as AsyncClusterNode
+from redis.exceptions import (
+    DataError,
+    NoScriptError,
+    RedisClusterException,
+    RedisError,
+    ResponseError,
+)
+from redis.sentinel import SentinelConnectionPool
+
+from .. import records
+from .base import CONFLICTS, Data, Steps, Stored, StrategyUnavailable, reconcile
+from .native import NativeStrategy, PerLoop
+
+AsyncClient = AsyncRedis | AsyncRedisCluster
+
+# The async class of each sync one, by its name.
+_KINDS = {
+    kind.__name__: kind
+    for kind in (
+        connection.Connection,
+        connection.SSLConnection,
+        connection.UnixDomainSocketConnection,
+        sentinel.SentinelManagedConnection,
+        sentinel.SentinelManagedSSLConnection,
+    )
+}
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_DIGITS = 16  # enough until the year 2286
+_HEADER = 2 * _DIGITS
+
+# KEYS: the session's, and for a rotation the new one. ARGV: the mac that is expected, the record to
+# write, when that expires (ms). Answers 1, or what is there instead. A driver that sends a rotation
+# again because the answer was lost finds its own record, and that is as good.
+_SWAP = f"""
+local held = redis.call('GETRANGE', KEYS[1], 0, {records.MAC_LENGTH - 1})
+if held == ARGV[1] then
+    redis.call('SET', KEYS[#KEYS], ARGV[2], 'PXAT', ARGV[3])
+    if #KEYS == 2 then redis.call('DEL', KEYS[1]) end
+    return 1
+end
+if #KEYS == 2 and redis.call('GET', KEYS[2]) == ARGV[2] then return 1 end
+return redis.call('GET', KEYS[1])
+"""
+# The first half of a rotation where the new key is on another node.
+_CLAIM = f"""
+local held = redis.call('GETRANGE', KEYS[1], 0, {records.MAC_LENGTH - 1})
+if held == ARGV[1] then return redis.call('DEL', KEYS[1]) end
+return redis.call('GET', KEYS[1])
+"""
+# Shows which question it answers.
+_ECHO = "return {KEYS[1], redis.call('GET', KEYS[1])}"
+
+# What a server says that cannot serve now; other errors are mistakes.
+_OUTAGES = (
+    *("BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF"),
+    *("NOREPLICAS", "OOM", "READONLY", "TRYAGAIN", "UNKILLABLE"),
+)
+
+
+class RedisStrategy(NativeStrategy):
+    """`alias`: one of django-redis in ``CACHES``. `prefix`: of the keys, instead of the cache's.
+
+    `timeout`: seconds after which an unanswered command counts as an outage, where the alias does
+    not say (``SOCKET_TIMEOUT``, ``SOCKET_CONNECT_TIMEOUT``).
+    """
+
+    expires_by_itself = True
+
+    def __init__(
+        self, alias: str = "default", prefix: str = "session:", timeout: float = 5.0
+    ) -> None:
+        backend = settings.CACHES.get(alias, {}).get("BACKEND")
+        if backend is None:
+            raise ImproperlyConfigured(f"There is no cache {alias!r} in CACHES.")
+        self.alias, self.prefix, self.timeout = alias, prefix, timeout
+        self._clients = PerLoop(self._make_async_client, lambda client: client.aclose())
+
+    # -- the verbs, as steps -----------------------------------------------------------------------
+
+    def _load_steps(self, session_id: str) -> Steps[Stored | None]:
+        record = yield "_execute", "GET", self._key(session_id)
+        return (yield from self._opened(session_id, record))
+
+    def _insert_steps(self, data: Data, expires: datetime) -> Steps[Stored]:
+        created = datetime.now(UTC)
+        while True:
+            stored = _sealed(records.new_id(), data, expires, created)
+            if (yield "_execute", "SET", *self._written(stored), "NX"):
+                return stored
+
+    def _update_steps(self, session_id: str, data: Data, expires: datetime) -> Steps[bool]:
+        stored = yield from self._load_steps(session_id)
+        while stored is not None:
+            change = _sealed(session_id, data, expires, stored.created)
+            stored = yield from self._swap_steps(stored, change)
+            if stored is change:
+                return True
+        return False
+
+    def _delete_steps(self, session_id: str) -> Steps[None]:
+        yield "_execute", "DEL", self._key(session_id)
+
+    def _replace_steps(
+        self, stored: Stored, data: Data, expires: datetime, rotating: bool
+    ) -> Steps[Stored | None]:
+        current: Stored | None = stored
+        conflicts, ends = 0, time.monotonic() + self.timeout
+        while current is not None:
+            session_id = records.new_id() if rotating else stored.session_id
+            wanted = reconcile(stored, data, expires, current)
+            change = _sealed(session_id, *wanted, current.created)
+            current = yield from self._swap_steps(current, change)
+            if current is change:
+                return change
+            conflicts += 1
+            if time.monotonic() > ends:
+                raise StrategyUnavailable("Other requests changed the session all the time.")
+            if conflicts >= CONFLICTS:
+                yield "_pause", random.uniform(0, 0.002 * conflicts)  # noqa: S311
+        return None
+
+    def _swap_steps(self, current: Stored, change: Stored) -> Steps[Stored | None]:
+        """Compare and set; return `change`, or what is there instead of `current`."""
+        mac = str(current.token)[: records.MAC_LENGTH]
+        key = self._key(current.session_id)
+        target, record, _, ends = self._written(change)
+        if target == key:
+            reply = yield "_script", _SWAP, [key], mac, record, ends
+        elif not self._is_cluster:
+            reply = yield "_script", _SWAP, [key, target], mac, record, ends
+        else:
+            reply = yield "_script", _CLAIM, [key], mac
+            if reply == 1:
+                yield "_execute", "SET", *self._written(change), "NX"
+        if reply == 1:
+            return change
+        return (yield from self._opened(current.session_id, reply))
+
+    def _opened(self, session_id: str, record: str | None) -> Steps[Stored | None]:
+        if record is None:
+            return None
+        data = records.unseal(session_id, record, _HEADER)
+        if data is None:
+            # Forged, or another question's answer, after which no answer can be believed.
+            key = self._key(session_id)
+            if (yield "_execute", "EVAL", _ECHO, 1, key) != [key, record]:
+                raise StrategyUnavailable("Redis answered with another session.")
+            return None
+        start = records.MAC_LENGTH
+        expires = _moment(record[start : start + _DIGITS])
+        if expires <= datetime.now(UTC):
+            return None
+        created = _moment(record[start + _DIGITS : start + _HEADER])
+        return Stored(session_id, data, expires, created, record)
+
+    def _written(self, stored: Stored) -> tuple[str, str, str, int]:
+        """The arguments of ``SET``."""
+        record = str(stored.token)
+        ends = -(-int(record[records.MAC_LENGTH : records.MAC_LENGTH + _DIGITS]) // 1000)
+        return self._key(stored.session_id), record, "PXAT", max(1, ends)
+
+    def _key(self, session_id: str) -> str:
+        return self.prefix + records.hashed(session_id)
+
+    def clear_expired(self, batch_size: int) -> Iterator[int]:
+        return iter(())
+
+    def count_expired(self) -> int:
+        return 0
+
+    # -- over django-redis' client -----------------------------------------------------------------
+
+    @cached_property
+    def client(self) -> Redis | RedisCluster:
+        """Of the primary: a replica may not know yet who has logged in, or out."""
+        client: Redis | RedisCluster = get_redis_connection(self.alias, write=True)
+        if isinstance(client, Redis):
+            for name in ("socket_timeout", "socket_connect_timeout"):
+                client.connection_pool.connection_kwargs.setdefault(name, self.timeout)
+        return client
+
+    @cached_property
+    def _is_cluster(self) -> bool:
+        return isinstance(self.client, RedisCluster)
+
+    def _execute(self, *command: Any) -> Any:
+        with _answers():
+            return _text(self.client.execute_command(*command))
+
+    def _script(self, script: str, keys: list[str], *values: Any) -> Any:
+        given = len(keys), *keys, *values
+        with _answers():
+            try:
+                return _text(self.client.execute_command("EVALSHA", _sha(script), *given))
+            except NoScriptError:  # new to this server: it was restarted, or has taken over
+                return _text(self.client.execute_command("EVAL", script, *given))
+
+    def _pause(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    # -- over an event loop's own client -----------------------------------------------------------
+
+    async def a_execute(self, *command: Any) -> Any:
+        client = await self._clients.get()
+        with _answers():
+            return _text(await client.execute_command(*command))
+
+    async def a_script(self, script: str, keys: list[str], *values: Any) -> Any:
+        client, given = await self._clients.get(), (len(keys), *keys, *values)
+        with _answers():
+            try:
+                return _text(await client.execute_command("EVALSHA", _sha(script), *given))
+            except NoScriptError:
+                return _text(await client.execute_command("EVAL", script, *given))
+
+    async def a_pause(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    def _make_async_client(self) -> AsyncClient:
+        """What `client` is, for one event loop."""
+        client = self.client
+        if isinstance(client, RedisCluster):
+            nodes = [AsyncClusterNode(node.host, node.port) for node in client.get_nodes()]
+            known = signature(AsyncRedisCluster).parameters
+            given = _plain(client.get_connection_kwargs())
+            options = {name: value for name, value in given.items() if name in known}
+            return AsyncRedisCluster(startup_nodes=nodes, **options)
+        pool = client.connection_pool
+        options = _plain(pool.connection_kwargs)
+        kind = next(c.__name__ for c in pool.connection_class.__mro__ if c.__name__ in _KINDS)
+        if not isinstance(pool, SentinelConnectionPool):
+            return AsyncRedis.from_pool(
+                AsyncConnectionPool(_KINDS[kind], pool.max_connections, **options)
+            )
+        manager = pool.sentinel_manager
+        found = [each.connection_pool.connection_kwargs for each in manager.sentinels]
+        watchers = sentinel.Sentinel(
+            [(each["host"], each["port"]) for each in found],
+            sentinel_kwargs=_plain(manager.sentinel_kwargs),
+        )
+        return AsyncRedis.from_pool(
+            sentinel.SentinelConnectionPool(
+                pool.service_name, watchers, connection_class=_KINDS[kind], **options
+            )
+        )
+
+
+class ClusterConnectionFactory(ConnectionFactory):
+    """django-redis' connection to a Redis Cluster: for ``CONNECTION_FACTORY`` in its ``OPTIONS``.
+
+    ``LOCATION`` is the URL of any node.
+    """
+
+    _clusters: ClassVar[dict[str, RedisCluster]] = {}
+
+    def connect(self, url: str) -> RedisCluster:
+        if url not in self._clusters:
+            options = {**self.make_connection_params(url), **self.pool_cls_kwargs}
+            del options["parser_class"]
+            self._clusters[url] = RedisCluster(**options, **self.redis_client_cls_kwargs)
+        return self._clusters[url]
+
+    def disconnect(self, connection: RedisCluster) -> None:
+        connection.close()
+
+
+def _plain(options: dict[str, Any]) -> dict[str, Any]:
+    """What sync and async clients have in common: not parsers, handlers and the like."""
+    return {
+        name: value
+        for name, value in options.items()
+        if isinstance(value, (str, bytes, int, float, list, tuple, dict, type(None)))
+        or name == "credential_provider"
+    }
+
+
+def _sealed(session_id: str, data: Data, expires: datetime, created: datetime | None) -> Stored:
+    created = created or datetime.now(UTC)
+    record = records.seal(session_id, data, _digits(expires) + _digits(created))
+    return Stored(session_id, data, expires, created, record)
+
+
+def _digits(moment: datetime) -> str:
+    return f"{max(0, (moment - _EPOCH) // _MICROSECOND):0{_DIGITS}}"
+
+
+def _moment(digits: str) -> datetime:
+    return _EPOCH + int(digits) * _MICROSECOND
+
+
+@cache
+def _sha(script: str) -> str:
+    return sha1(script.encode()).hexdigest()  # noqa: S324  (Redis' own name for a script)
+
+
+def _text(reply: Any) -> Any:
+    if isinstance(reply, bytes):
+        return reply.decode(errors="replace")  # what was forged does not unseal
+    return [_text(each) for each in reply] if isinstance(reply, list) else reply
+
+
+@contextmanager
+def _answers() -> Iterator[None]:
+    try:
+        yield
+    except (RedisError, RedisClusterException, OSError) as error:
+        mistake = isinstance(error, (ResponseError, DataError))
+        if mistake and not any(word in str(error) for word in _OUTAGES):
+            raise
+        raise StrategyUnavailable("Redis could not answer.") from error
