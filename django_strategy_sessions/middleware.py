@@ -41,12 +41,13 @@ class SessionMiddleware(DjangoSessionMiddleware):
         self, request: HttpRequest, response: HttpResponseBase
     ) -> HttpResponseBase:
         session = getattr(request, "session", None)
-        if not isinstance(session, SessionStore):  # somebody put another thing there
-            return response
+        if not isinstance(session, SessionStore):  # somebody put another's there
+            return super().process_response(request, response)  # type: ignore[arg-type]
         try:
             run(session, _finished(request, session, response))
         except StrategyUnavailable as error:
             response = response_for_exception(request, error)
+            run(session, _finished(request, session, response))
         return _told(session, response)
 
     async def __acall__(self, request: HttpRequest) -> HttpResponseBase:
@@ -54,12 +55,13 @@ class SessionMiddleware(DjangoSessionMiddleware):
         response: HttpResponseBase = await self.get_response(request)  # type: ignore[misc]
         session = getattr(request, "session", None)
         if not isinstance(session, SessionStore):
-            return response
+            return await sync_to_async(super().process_response)(request, response)  # type: ignore[arg-type]
         try:
             await arun(session, _finished(request, session, response))
         except StrategyUnavailable as error:
             in_thread = sync_to_async(response_for_exception, thread_sensitive=False)
             response = await in_thread(request, error)
+            await arun(session, _finished(request, session, response))
         return _told(session, response)
 
 
@@ -68,8 +70,6 @@ def _finished(
 ) -> Steps[None]:
     """Save what changed, and let the client's cookie follow: on a session, as steps."""
     accessed, failed = session.accessed, response.status_code >= 500
-    if failed and session.outage:
-        return
     sent = request.COOKIES.get(settings.SESSION_COOKIE_NAME)
     sent_id = _id(sent)
     if settings.SESSION_SAVE_EVERY_REQUEST and session.session_key and not failed:
@@ -82,8 +82,7 @@ def _finished(
             _delete_cookie(response)
     elif failed:
         # Nothing is saved. But after a rotation only the new key leads to the session.
-        rotated = accessed and _id(session.session_key) != sent_id
-        if rotated and (yield "exists", session.session_key):
+        if accessed and _id(session.session_key) != sent_id and (yield from _holds(session)):
             yield from _set_cookie(session, response)
     elif session.modified or settings.SESSION_SAVE_EVERY_REQUEST:
         try:
@@ -96,6 +95,14 @@ def _finished(
                 " The user may have logged out in a concurrent request, for example."
             ) from error
         yield from _set_cookie(session, response)
+
+
+def _holds(session: SessionStore) -> Steps[bool]:
+    """Whether the store holds the session, as far as it can say."""
+    try:
+        return bool((yield "exists", session.session_key))
+    except StrategyUnavailable:
+        return False
 
 
 def _id(key: str | None) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from django.contrib import admin, auth, messages
+from django.db import transaction
 from django.http import HttpResponse, JsonResponse
 from django.middleware.csrf import get_token
 from django.urls import path
@@ -81,6 +82,19 @@ def said(request):
     return JsonResponse({"messages": [str(m) for m in messages.get_messages(request)]})
 
 
+def logincrash(request):
+    login(request)
+    raise RuntimeError("after the login")
+
+
+@transaction.atomic
+def loginundone(request):
+    """What Django REST framework does with an error that it handles."""
+    login(request)
+    transaction.set_rollback(True)
+    return HttpResponse("no", status=409)
+
+
 async def aread(request):
     value = await request.session.aget("name")
     return JsonResponse({"value": value, "key": request.session.session_key})
@@ -109,7 +123,7 @@ async def awhoami(request):
 
 VIEWS = [
     untouched, read, write, nested, clear, fail, unserializable, login, logout, whoami, csrf,
-    flash, show, say, said, aread, awrite, alogin, alogout, awhoami,
+    logincrash, loginundone, flash, show, say, said, aread, awrite, alogin, alogout, awhoami,
 ]  # fmt: skip
 
 urlpatterns = [

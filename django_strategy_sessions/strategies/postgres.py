@@ -274,7 +274,7 @@ def _now() -> str:
     return datetime.now(UTC).isoformat()
 
 
-# -- time-outs --------------------------------------------------------------------------------------
+# -- time-outs -----------------------------------------------------------------------------------
 # A server that hangs keeps its sockets open, so no option of libpq ends the wait. psycopg waits in
 # generators that it resumes every tenth of a second: that is where to give up.
 
@@ -305,7 +305,7 @@ def _until(gen: Any, connection: Any, seconds: float) -> Generator[Any, Any, Any
         return stop.value
 
 
-# -- forks ------------------------------------------------------------------------------------------
+# -- forks ---------------------------------------------------------------------------------------
 
 _aliases: set[str] = set()
 _of_parents: list[object] = []  # kept, for deleting one would warn
