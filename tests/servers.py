@@ -72,7 +72,7 @@ class Server:
             self.process = subprocess.Popen(
                 self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, **self.identity()
             )
-        atexit.register(self.kill)
+        atexit.register(self.close)
         ends = time.monotonic() + STARTED_WITHIN
         while not self.answers():
             if self.process.poll() is not None or time.monotonic() > ends:
@@ -100,7 +100,6 @@ class Server:
                     child.kill()
             self.process.wait()
             psutil.wait_procs(children)
-        atexit.unregister(self.kill)
 
     def pause(self) -> None:
         """It hangs: sockets stay open, nothing is answered."""
@@ -120,8 +119,12 @@ class Server:
         return self.start()
 
     def __exit__(self, *error: object) -> None:
-        self.resume()
+        self.close()
+
+    def close(self) -> None:
+        atexit.unregister(self.close)
         self.kill()
+        self._temporary.cleanup()
 
 
 class Postgres(Server):

@@ -23,7 +23,7 @@ from django_strategy_sessions.models import StoredSession
 from django_strategy_sessions.strategies.base import SessionStrategy, StrategyUnavailable
 from django_strategy_sessions.strategies.memory import MemoryStrategy
 
-from .conftest import DATABASE
+from .conftest import DATABASE, REDIS, STRATEGIES
 
 MANY = 20_000  # more than are deleted before a signal arrives
 
@@ -62,6 +62,13 @@ def process(*options, **streams):
     )
 
 
+# Redis expires them by itself.
+of_strategies_that_need_it = pytest.mark.parametrize(
+    "strategy", [each for each in STRATEGIES if each.id != "redis"], indirect=True
+)
+
+
+@of_strategies_that_need_it
 def test_only_expired_sessions_go(strategy):
     fill(25, live=3)
     assert clear("--batch-size=10") == "Deleted 25 expired sessions.\n"
@@ -69,12 +76,14 @@ def test_only_expired_sessions_go(strategy):
     assert strategy.count_expired() == 0
 
 
+@of_strategies_that_need_it
 def test_nothing_is_deleted_in_a_dry_run(strategy):
     fill(5)
     assert clear("--dry-run") == "5 sessions are expired.\n"
     assert strategy.count_expired() == 5
 
 
+@of_strategies_that_need_it
 def test_verbosity_is_honoured(strategy):
     fill(5)
     assert clear("--batch-size=2", verbosity=0) == ""
@@ -87,6 +96,7 @@ def test_verbosity_is_honoured(strategy):
     ]
 
 
+@of_strategies_that_need_it
 def test_it_stops_when_its_time_is_over(strategy):
     fill(5)
     out = clear("--batch-size=1", "--max-seconds=0")
@@ -131,10 +141,6 @@ def test_a_listener_to_deletions_does_not_load_the_table(django_assert_max_num_q
         post_delete.disconnect(listener)
 
 
-class ExpiresByItself(MemoryStrategy):
-    expires_by_itself = True
-
-
 class CannotClear(SessionStrategy):
     pass
 
@@ -146,8 +152,10 @@ class Unavailable(MemoryStrategy):
 
 
 def test_a_store_that_expires_by_itself_says_so(settings):
-    settings.SESSION_STRATEGY = f"{__name__}.ExpiresByItself"
-    assert "vanish by themselves" in clear()
+    settings.SESSION_STRATEGY = REDIS
+    fill(1)
+    said = "Nothing to do: expired sessions of RedisStrategy vanish by themselves.\n"
+    assert clear() == clear("--dry-run") == said
 
 
 def test_a_strategy_that_cannot_says_so(settings):
