@@ -232,7 +232,9 @@ class _Pool:
         while self._idle:
             connection = self._idle.pop()
             try:
-                connection.pgconn.consume_input()  # finds out, without asking, that it was closed
+                # Without asking: one call reads the server's goodbye, the next finds it gone.
+                connection.pgconn.consume_input()
+                connection.pgconn.consume_input()
             except psycopg.OperationalError:
                 await connection.close()
             else:

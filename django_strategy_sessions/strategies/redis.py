@@ -28,11 +28,15 @@ from redis.asyncio import RedisCluster as AsyncRedisCluster
 from redis.asyncio import connection, sentinel
 from redis.asyncio.cluster import ClusterNode as AsyncClusterNode
 from redis.exceptions import (
+    ClusterDownError,
     DataError,
     NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
     RedisClusterException,
     RedisError,
     ResponseError,
+    TryAgainError,
 )
 from redis.sentinel import SentinelConnectionPool
 
@@ -80,11 +84,10 @@ return redis.call('GET', KEYS[1])
 # Shows which question it answers.
 _ECHO = "return {KEYS[1], redis.call('GET', KEYS[1])}"
 
-# What a server says that cannot serve now; other errors are mistakes.
-_OUTAGES = (
-    *("BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF"),
-    *("NOREPLICAS", "OOM", "READONLY", "TRYAGAIN", "UNKILLABLE"),
-)
+# What a server says that cannot serve now; other errors are mistakes. redis-py has classes for
+# some, and takes the word away; older servers put the word of a script's error in the middle.
+_REFUSALS = (ClusterDownError, OutOfMemoryError, ReadOnlyError, TryAgainError)
+_WORDS = ("BUSY", "MASTERDOWN", "MISCONF", "NOREPLICAS", "OOM", "READONLY", "UNKILLABLE")
 
 
 class RedisStrategy(NativeStrategy):
@@ -334,7 +337,7 @@ def _answers() -> Iterator[None]:
     try:
         yield
     except (RedisError, RedisClusterException, OSError) as error:
-        mistake = isinstance(error, (ResponseError, DataError))
-        if mistake and not any(word in str(error) for word in _OUTAGES):
+        mistake = isinstance(error, (ResponseError, DataError)) and not isinstance(error, _REFUSALS)
+        if mistake and not any(word in str(error) for word in _WORDS):
             raise
         raise StrategyUnavailable("Redis could not answer.") from error
