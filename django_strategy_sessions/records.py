@@ -12,13 +12,14 @@ import hmac
 import logging
 import secrets
 from base64 import b64decode, b64encode
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any
 
 from django.conf import settings
-from django.utils.module_loading import import_string
 
 from . import signing
+from .strategies.base import serializer
 
 MAC_LENGTH = 43
 DEFAULT_MAX_SIZE = 1024 * 1024
@@ -36,6 +37,7 @@ def new_id() -> str:
     return secrets.token_urlsafe(16)
 
 
+@lru_cache(maxsize=256)  # one request asks for the same several times
 def hashed(session_id: str) -> str:
     """What a store may know of an id: its SHA-256, cut to 128 bits, in hex.
 
@@ -52,7 +54,7 @@ def seal(session_id: str, data: dict[str, Any], header: str = "") -> str:
     A `header`, text of a length that the strategy knows, goes before the encoding, under the mac.
     Raises `SessionTooLarge` beyond ``SESSION_MAX_SIZE``.
     """
-    payload: bytes = import_string(settings.SESSION_SERIALIZER)().dumps(data)
+    payload: bytes = serializer().dumps(data)
     limit = getattr(settings, "SESSION_MAX_SIZE", DEFAULT_MAX_SIZE)
     if len(payload) > limit:
         raise SessionTooLarge(
@@ -78,7 +80,7 @@ def unseal(session_id: str, record: str, header_length: int = 0) -> dict[str, An
     kind, text = body[header_length : header_length + 1], body[header_length + 1 :]
     try:
         payload = b64decode(text) if kind == "b" else text.encode()
-        data = import_string(settings.SESSION_SERIALIZER)().loads(payload)
+        data = serializer().loads(payload)
     except Exception as error:  # sealed by us, yet by another serializer
         _logger.warning("A session record could not be read (%s).", type(error).__name__)
         return None

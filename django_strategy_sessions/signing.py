@@ -43,8 +43,9 @@ def unsign(key: str, cookie_name: str, secrets: Secrets | None = None) -> str | 
 
 def mac(purpose: str, message: bytes, secret: bytes) -> str:
     """A urlsafe HMAC-SHA-256 of 43 characters, under a key of `purpose`'s own."""
-    digest = hmac.digest(_derived(purpose, secret), message, sha256)
-    return urlsafe_b64encode(digest)[:43].decode()
+    keyed = _keyed(purpose, secret).copy()
+    keyed.update(message)
+    return urlsafe_b64encode(keyed.digest())[:43].decode()
 
 
 def _key_mac(session_id: str, cookie_name: str, secret: bytes) -> str:
@@ -54,8 +55,9 @@ def _key_mac(session_id: str, cookie_name: str, secret: bytes) -> str:
 
 
 @lru_cache(maxsize=256)
-def _derived(purpose: str, secret: bytes) -> bytes:
-    return hmac.digest(secret, f"django_strategy_sessions.{purpose}".encode(), sha256)
+def _keyed(purpose: str, secret: bytes) -> hmac.HMAC:
+    derived = hmac.digest(secret, f"django_strategy_sessions.{purpose}".encode(), sha256)
+    return hmac.new(derived, digestmod=sha256)
 
 
 @cache

@@ -13,7 +13,17 @@ from typing import Any
 
 from django.conf import settings
 
-from .strategies.base import Apply, Data, Steps, Stored, copied, flash_name, same, serialized
+from .strategies.base import (
+    Apply,
+    Data,
+    Steps,
+    Stored,
+    all_copied,
+    copied,
+    flash_name,
+    same,
+    serialized,
+)
 
 _MISSING = object()
 _IMMUTABLE = frozenset({str, int, float, bool, type(None)})
@@ -183,19 +193,19 @@ class State:
         Values that do not differ are the stored objects; if none differs, so is the whole.
         """
         base = self._base
-        differs = self.data.keys() != base.keys()
-        result: Data = {}
+        result, changed = dict(self.data.raw()), {}
         for name, value in self.data.raw():
             held = base.get(name, _MISSING)
             if value is not held:
                 if not isinstance(name, str):
                     raise TypeError(f"A session's names are str, not {type(name).__name__}.")
                 if held is not _MISSING and same(value, held, name):
-                    value = held
+                    result[name] = held
                 else:
-                    value, differs = copied(value, name), True
-            result[name] = value
-        return result if differs else base
+                    changed[name] = value
+        if not changed and result.keys() == base.keys():
+            return base
+        return result | all_copied(changed)
 
     @property
     def _base(self) -> Data:

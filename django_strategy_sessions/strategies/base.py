@@ -48,6 +48,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from asgiref.sync import sync_to_async
@@ -274,12 +275,25 @@ def is_flash(name: str) -> bool:
 
 # -- values, as SESSION_SERIALIZER sees them ------------------------------------------------------
 
-# Exact types whose equality is that of their serialized forms, and which nobody can change.
+# Exact types whose equality is that of their serialized forms, and which nobody can change. Whole
+# numbers too, but for those so long that nothing serializes them.
 _PLAIN = frozenset({str, bool, type(None)})
+_WHOLE = range(-(2**63), 2**63)
+
+
+@cache
+def _imported(path: str) -> Any:
+    return import_string(path)
+
+
+def serializer() -> Any:
+    """A new one of ``SESSION_SERIALIZER``'s."""
+    return _imported(settings.SESSION_SERIALIZER)()
 
 
 def is_plain(value: object) -> bool:
-    return type(value) in _PLAIN
+    kind = type(value)
+    return kind in _PLAIN or (kind is int and value in _WHOLE)
 
 
 def same(one: object, other: object, name: str = "") -> bool:
@@ -294,7 +308,7 @@ def same(one: object, other: object, name: str = "") -> bool:
 def serialized(value: object, name: str = "") -> bytes:
     """The serialized form of one value; a TypeError that says which `name` has none."""
     try:
-        dumped: bytes = import_string(settings.SESSION_SERIALIZER)().dumps(value)
+        dumped: bytes = serializer().dumps(value)
     except Exception as error:
         raise TypeError(
             f"The session's {name!r} cannot be serialized ({type(value).__name__})."
@@ -306,7 +320,18 @@ def copied(value: Any, name: str = "") -> Any:
     """The value as it will come back from a store, sharing nothing with the original."""
     if is_plain(value):
         return value
-    return import_string(settings.SESSION_SERIALIZER)().loads(serialized(value, name))
+    return serializer().loads(serialized(value, name))
+
+
+def all_copied(values: Data) -> Data:
+    """Each value `copied`, by its name."""
+    result = dict(values)
+    if others := {name: value for name, value in values.items() if not is_plain(value)}:
+        try:
+            result |= serializer().loads(serializer().dumps(others))
+        except Exception:  # of one of them, which `copied` names
+            result |= {name: copied(value, name) for name, value in others.items()}
+    return result
 
 
 # -- carrying out steps ---------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
@@ -52,18 +52,18 @@ class DatabaseStrategy(SessionStrategy):
 
     def update_data(self, session_id: str, data: Data, expires: datetime) -> bool:
         values = _values(session_id, data, expires)
-        with answers():
+        with answers:
             return self._live(session_id).update(**values) > 0
 
     def delete_data(self, session_id: str) -> None:
-        with answers():
+        with answers:
             _delete(self._rows(session_id))
 
     def load(self, session_id: str) -> Stored | None:
         return self._load(session_id, self._rows(session_id))
 
     def _load(self, session_id: str, rows: QuerySet[StoredSession]) -> Stored | None:
-        with answers():
+        with answers:
             row = rows.values_list("data", "expires", "created")[:1]
             found = next(iter(row), None)
         if found is None:
@@ -82,7 +82,7 @@ class DatabaseStrategy(SessionStrategy):
             row = StoredSession(id=records.hashed(session_id), created=created, **values)
             try:
                 # A savepoint where a failure would break the caller's transaction, else nothing.
-                with answers(), self._transaction(self.connection.in_atomic_block):
+                with answers, self._transaction(self.connection.in_atomic_block):
                     row.save(force_insert=True, using=self.alias)
             except IntegrityError:
                 if not self._rows(session_id).exists():
@@ -113,14 +113,14 @@ class DatabaseStrategy(SessionStrategy):
                 yield count
 
     def count_expired(self) -> int:
-        with answers():
+        with answers:
             return self._expired().count()
 
     def _clear_batch(self, batch_size: int) -> tuple[int, int]:
         """How many rows were found, and how many of them deleted."""
         features = self.connection.features
         # Without row locks a transaction only adds ways to collide with other writers.
-        with answers(), self._transaction(features.has_select_for_update):
+        with answers, self._transaction(features.has_select_for_update):
             rows = self._expired().order_by("expires")
             if features.has_select_for_update:
                 rows = rows.select_for_update(
@@ -168,7 +168,7 @@ class DatabaseStrategy(SessionStrategy):
             if (reread := self.load(stored.session_id)) is None:
                 return None
             current = reread
-        with answers(), transaction.atomic(using=self.alias):
+        with answers, transaction.atomic(using=self.alias):
             # A write is the lock that every database has. The read has to lock as well: within a
             # transaction that repeats its reads, MariaDB shows only that what others committed.
             rows = self._rows(stored.session_id)
@@ -190,7 +190,7 @@ class DatabaseStrategy(SessionStrategy):
         else:
             values = _values(session_id, data, expires)
         unchanged = self._live(current.session_id).alias(mac=Left("data", records.MAC_LENGTH))
-        with answers():
+        with answers:
             if not unchanged.filter(mac=record[: records.MAC_LENGTH]).update(**values):
                 return None
         return Stored(session_id, data, expires, current.created, values.get("data", record))
@@ -212,20 +212,25 @@ def _delete(rows: QuerySet[StoredSession]) -> int:
     return rows._raw_delete(rows.db)
 
 
-@contextmanager
-def answers() -> Iterator[None]:
-    """Tell a database that cannot answer from a mistake in how it is used or set up."""
-    try:
-        yield
-    except DatabaseError as error:
-        if _is_outage(error):
+class _Answers:
+    """Tells a database that cannot answer from a mistake in how it is used or set up."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if error is not None and _is_outage(error):
             raise StrategyUnavailable("The sessions' database could not answer.") from error
-        raise
-    except InterfaceError as error:
-        raise StrategyUnavailable("The sessions' database could not answer.") from error
 
 
-def _is_outage(error: DatabaseError) -> bool:
+answers = _Answers()  # every verb passes here, and `contextmanager` has its price
+
+
+def _is_outage(error: BaseException) -> bool:
+    if isinstance(error, InterfaceError):
+        return True
+    if not isinstance(error, DatabaseError):
+        return False
     if not isinstance(error, OperationalError):
         # PostgreSQL: a server that takes no writes, a standby for example.
         return sqlstate(error) == "25006"

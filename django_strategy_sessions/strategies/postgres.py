@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from time import monotonic
 from typing import Any
@@ -145,16 +145,16 @@ class PostgresStrategy(NativeStrategy, DatabaseStrategy):
     def _fetch(self, sql: str, *values: Any) -> Row | None:
         connection = self.connection
         with (
-            answers(),
+            answers,
             connection.cursor() as cursor,
-            _limited(connection.connection, self.timeout),
+            _Limited(connection.connection, self.timeout),
         ):
             cursor.execute(sql, values)
             row: Row | None = cursor.fetchone()
             return row
 
     def _under_lock(self, *change: Any) -> Stored | None:
-        with answers(), transaction.atomic(using=self.alias):
+        with answers, transaction.atomic(using=self.alias):
             return run(self, self._locked_steps(*change))
 
     # -- over an event loop's own pool -------------------------------------------------------------
@@ -170,7 +170,7 @@ class PostgresStrategy(NativeStrategy, DatabaseStrategy):
     @asynccontextmanager
     async def _borrowed(self) -> AsyncIterator[_Connection]:
         pool = await self._pools.get()
-        with answers(), self.connection.wrap_database_errors:
+        with answers, self.connection.wrap_database_errors:
             async with pool.connection() as connection:
                 yield connection
 
@@ -281,16 +281,21 @@ def _now() -> str:
 # generators that it resumes every tenth of a second: that is where to give up.
 
 
-@contextmanager
-def _limited(connection: Any, seconds: float) -> Iterator[None]:
-    wait = connection.wait
-    connection.wait = lambda gen, *args, **kwargs: wait(
-        _until(gen, connection, seconds), *args, **kwargs
-    )
-    try:
-        yield
-    finally:
-        del connection.wait
+class _Limited:
+    """The waits of `connection`, for one statement of ours."""
+
+    def __init__(self, connection: Any, seconds: float) -> None:
+        self.connection, self.seconds = connection, seconds
+
+    def __enter__(self) -> None:
+        self.connection.wait = self.wait
+
+    def __exit__(self, *error: object) -> None:
+        del self.connection.wait
+
+    def wait(self, gen: Any, *args: Any, **kwargs: Any) -> Any:
+        gen = _until(gen, self.connection, self.seconds)
+        return type(self.connection).wait(self.connection, gen, *args, **kwargs)
 
 
 def _until(gen: Any, connection: Any, seconds: float) -> Generator[Any, Any, Any]:

@@ -10,7 +10,6 @@ import asyncio
 import random
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import cache, cached_property
 from hashlib import sha1
@@ -217,12 +216,12 @@ class RedisStrategy(NativeStrategy):
         return isinstance(self.client, RedisCluster)
 
     def _execute(self, *command: Any) -> Any:
-        with _answers():
+        with _answers:
             return _text(self.client.execute_command(*command))
 
     def _script(self, script: str, keys: list[str], *values: Any) -> Any:
         given = len(keys), *keys, *values
-        with _answers():
+        with _answers:
             try:
                 return _text(self.client.execute_command("EVALSHA", _sha(script), *given))
             except NoScriptError:  # new to this server: it was restarted, or has taken over
@@ -235,12 +234,12 @@ class RedisStrategy(NativeStrategy):
 
     async def a_execute(self, *command: Any) -> Any:
         client = await self._clients.get()
-        with _answers():
+        with _answers:
             return _text(await client.execute_command(*command))
 
     async def a_script(self, script: str, keys: list[str], *values: Any) -> Any:
         client, given = await self._clients.get(), (len(keys), *keys, *values)
-        with _answers():
+        with _answers:
             try:
                 return _text(await client.execute_command("EVALSHA", _sha(script), *given))
             except NoScriptError:
@@ -332,12 +331,18 @@ def _text(reply: Any) -> Any:
     return [_text(each) for each in reply] if isinstance(reply, list) else reply
 
 
-@contextmanager
-def _answers() -> Iterator[None]:
-    try:
-        yield
-    except (RedisError, RedisClusterException, OSError) as error:
+class _Answers:
+    """Tells a server that cannot answer from a mistake in how it is used."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if not isinstance(error, (RedisError, RedisClusterException, OSError)):
+            return
         mistake = isinstance(error, (ResponseError, DataError)) and not isinstance(error, _REFUSALS)
-        if mistake and not any(word in str(error) for word in _WORDS):
-            raise
-        raise StrategyUnavailable("Redis could not answer.") from error
+        if not mistake or any(word in str(error) for word in _WORDS):
+            raise StrategyUnavailable("Redis could not answer.") from error
+
+
+_answers = _Answers()  # every verb passes here, and `contextmanager` has its price
