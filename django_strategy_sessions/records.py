@@ -12,11 +12,12 @@ import hmac
 import logging
 import secrets
 from base64 import b64decode, b64encode
-from functools import lru_cache
+from functools import cache, lru_cache
 from hashlib import sha256
 from typing import Any
 
 from django.conf import settings
+from django.core.signals import setting_changed
 
 from . import signing
 from .strategies.base import serializer
@@ -55,10 +56,9 @@ def seal(session_id: str, data: dict[str, Any], header: str = "") -> str:
     Raises `SessionTooLarge` beyond ``SESSION_MAX_SIZE``.
     """
     payload: bytes = serializer().dumps(data)
-    limit = getattr(settings, "SESSION_MAX_SIZE", DEFAULT_MAX_SIZE)
-    if len(payload) > limit:
+    if len(payload) > _max_size():
         raise SessionTooLarge(
-            f"The session has {len(payload):,} bytes; SESSION_MAX_SIZE is {limit:,}."
+            f"The session has {len(payload):,} bytes; SESSION_MAX_SIZE is {_max_size():,}."
         )
     try:
         body = "t" + payload.decode()
@@ -74,7 +74,10 @@ def seal(session_id: str, data: dict[str, Any], header: str = "") -> str:
 def unseal(session_id: str, record: str, header_length: int = 0) -> dict[str, Any] | None:
     """The data of a record, or ``None``, logged, if it is not what `seal` made for this id."""
     mac, body = record[:MAC_LENGTH], record[MAC_LENGTH:]
-    if not any(_matches(session_id, mac, body, secret) for secret in signing.project_secrets()):
+    for secret in signing.project_secrets():
+        if _matches(session_id, mac, body, secret):
+            break
+    else:
         _logger.warning("A session record that does not unseal was treated as no session.")
         return None
     kind, text = body[header_length : header_length + 1], body[header_length + 1 :]
@@ -96,6 +99,12 @@ def is_current(session_id: str, record: str) -> bool:
     return _matches(session_id, mac, body, signing.project_secrets()[0])
 
 
+@cache
+def _max_size() -> int:
+    size: int = getattr(settings, "SESSION_MAX_SIZE", DEFAULT_MAX_SIZE)
+    return size
+
+
 def _mac(session_id: str, body: str, secret: bytes) -> str:
     # The hash has a fixed length, so no other id and body make the same message.
     message = hashed(session_id) + body
@@ -104,3 +113,11 @@ def _mac(session_id: str, body: str, secret: bytes) -> str:
 
 def _matches(session_id: str, mac: str, body: str, secret: bytes) -> bool:
     return mac.isascii() and hmac.compare_digest(_mac(session_id, body, secret), mac)
+
+
+def _forget(*, setting: str, **kwargs: Any) -> None:
+    if setting == "SESSION_MAX_SIZE":
+        _max_size.cache_clear()
+
+
+setting_changed.connect(_forget)

@@ -9,9 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, ItemsView, Iterator, Mapping, ValuesView
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any
 
 from django.conf import settings
+from django.core.signals import setting_changed
 
 from .strategies.base import (
     Apply,
@@ -354,10 +356,24 @@ def expires_after(age: float) -> datetime:
 
 def _absolute_end(created: datetime | None) -> datetime | None:
     """``SESSION_ABSOLUTE_AGE`` (seconds) after `created`, whatever was done since (ASVS 7.3.2)."""
-    age: float | None = getattr(settings, "SESSION_ABSOLUTE_AGE", None)
+    age = _absolute_age()
     return None if age is None or created is None else created + timedelta(seconds=age)
+
+
+@cache
+def _absolute_age() -> float | None:
+    age: float | None = getattr(settings, "SESSION_ABSOLUTE_AGE", None)
+    return age
 
 
 def _capped(expires: datetime, created: datetime | None) -> datetime:
     end = _absolute_end(created)
     return expires if end is None else min(expires, end)
+
+
+def _forget(*, setting: str, **kwargs: Any) -> None:
+    if setting == "SESSION_ABSOLUTE_AGE":
+        _absolute_age.cache_clear()
+
+
+setting_changed.connect(_forget)

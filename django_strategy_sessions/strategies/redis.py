@@ -60,6 +60,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _DIGITS = 16  # enough until the year 2286
 _HEADER = 2 * _DIGITS
+_EXPIRES = slice(records.MAC_LENGTH, records.MAC_LENGTH + _DIGITS)
+_CREATED = slice(_EXPIRES.stop, _EXPIRES.stop + _DIGITS)
 
 # KEYS: the session's, and for a rotation the new one. ARGV: the mac that is expected, the record to
 # write, when that expires (ms). Answers 1, or what is there instead. A driver that sends a rotation
@@ -178,17 +180,15 @@ class RedisStrategy(NativeStrategy):
             if (yield "_execute", "EVAL", _ECHO, 1, key) != [key, record]:
                 raise StrategyUnavailable("Redis answered with another session.")
             return None
-        start = records.MAC_LENGTH
-        expires = _moment(record[start : start + _DIGITS])
+        expires = _moment(record[_EXPIRES])
         if expires <= datetime.now(UTC):
             return None
-        created = _moment(record[start + _DIGITS : start + _HEADER])
-        return Stored(session_id, data, expires, created, record)
+        return Stored(session_id, data, expires, _moment(record[_CREATED]), record)
 
     def _written(self, stored: Stored) -> tuple[str, str, str, int]:
         """The arguments of ``SET``."""
         record = str(stored.token)
-        ends = -(-int(record[records.MAC_LENGTH : records.MAC_LENGTH + _DIGITS]) // 1000)
+        ends = -(-int(record[_EXPIRES]) // 1000)
         return self._key(stored.session_id), record, "PXAT", max(1, ends)
 
     def _key(self, session_id: str) -> str:
@@ -317,7 +317,7 @@ def _digits(moment: datetime) -> str:
 
 
 def _moment(digits: str) -> datetime:
-    return _EPOCH + int(digits) * _MICROSECOND
+    return datetime.fromtimestamp(int(digits) / 1_000_000, UTC)
 
 
 @cache

@@ -1,0 +1,1 @@
+"""Ours against Django's engines and the bare driver: ``python -m benchmarks``."""

@@ -1,0 +1,247 @@
+"""What is measured: the same operations on our engine, on Django's, and on the bare driver."""
+
+from __future__ import annotations
+
+import json
+import random
+import secrets
+import string
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha1
+from importlib import import_module
+from typing import Any, Protocol
+from uuid import uuid4
+
+import psycopg
+from django.conf import settings
+from django.db import connections
+from django.http import HttpRequest, HttpResponse
+from django.test import override_settings
+from django.utils.module_loading import import_string
+from django_redis import get_redis_connection
+
+from django_strategy_sessions import records
+from django_strategy_sessions.strategies import postgres, redis
+
+from .settings import Router
+
+Data = dict[str, Any]
+STRATEGIES = "django_strategy_sessions.strategies"
+LOGIN = {
+    "_auth_user_id": "4711",
+    "_auth_user_backend": "django.contrib.auth.backends.ModelBackend",
+    "_auth_user_hash": "5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8",
+}
+
+
+def payload(size: int, **more: Any) -> Data:
+    """Typical session data that is about `size` bytes long as JSON."""
+    data: Data = {"locale": "en-gb", "visits": 12, "cart": [17, 4, 2031], **more}
+    chance = random.Random(size)  # noqa: S311
+    while (missing := size - len(json.dumps(data, separators=(",", ":")))) > 16:
+        name = f"{chance.choice(['filter', 'seen', 'draft', 'token'])}_{len(data)}"
+        kinds = [
+            " ".join(chance.choices(["blue", "shirt", "size", "for", "the", "next", "order"], k=6)),
+            "".join(chance.choices(string.ascii_letters + string.digits, k=32)),
+            chance.randrange(10**6),
+            [chance.randrange(1000) for _ in range(5)],
+        ]
+        value = chance.choice(kinds)
+        data[name] = value if len(str(value)) < missing else "x" * max(1, missing - len(name) - 6)
+    return data
+
+
+@dataclass(frozen=True)
+class Operation:
+    title: str
+    verb: str
+    spends: bool = False  # its session, so that each call needs one of its own
+    settings: tuple[tuple[str, Any], ...] = ()
+
+
+ROLLING = (("SESSION_SAVE_EVERY_REQUEST", True),)
+OPERATIONS = [
+    Operation("load", "load"),
+    Operation("load, change, save", "save"),
+    Operation("create", "create"),
+    Operation("login", "login", spends=True),
+    Operation("logout", "logout", spends=True),
+    Operation("forged cookie", "forged"),
+    Operation("rolling", "rolling", settings=ROLLING),
+    Operation("rolling, with the middleware", "request", settings=ROLLING),
+]
+
+
+class Side(Protocol):
+    """One way to keep sessions. A verb that it lacks is not compared."""
+
+    def create(self, data: Data) -> Any: ...
+    def load(self, key: Any) -> None: ...
+    def save(self, key: Any) -> None: ...
+    def login(self, key: Any) -> None: ...
+    def logout(self, key: Any) -> None: ...
+
+
+class Engine:
+    """A session engine, used as views and `django.contrib.auth` use it."""
+
+    def __init__(self, engine: str, middleware: str, forge: Callable[[], str]) -> None:
+        self.engine, self.path, self.forge = engine, middleware, forge
+        self.store = import_module(engine).SessionStore
+        with override_settings(SESSION_ENGINE=engine):
+            self.middleware = import_string(middleware)(_view)
+
+    def create(self, data: Data) -> str:
+        session = self.store()
+        session.update(data)
+        session.save()
+        key: str = session.session_key
+        return key
+
+    def load(self, key: str) -> None:
+        self.store(key)["locale"]
+
+    def save(self, key: str) -> None:
+        session = self.store(key)
+        session["visits"] += 1
+        session.save()
+
+    def login(self, key: str) -> None:
+        session = self.store(key)
+        session.cycle_key()
+        session.update(LOGIN)
+        session.save()
+
+    def logout(self, key: str) -> None:
+        self.store(key).flush()
+
+    def forged(self, key: str) -> None:
+        self.store(key).get("locale")
+
+    def rolling(self, key: str) -> None:
+        session = self.store(key)
+        session["locale"]
+        session.get_expiry_age()  # the cookie's
+        session.save()
+
+    def request(self, key: str) -> None:
+        request = HttpRequest()
+        request.COOKIES[settings.SESSION_COOKIE_NAME] = key
+        self.middleware(request)
+
+
+def _view(request: HttpRequest) -> HttpResponse:
+    request.session["locale"]
+    return HttpResponse()
+
+
+# The bare sides do our strategies' round trips, and JSON: no macs but a constant, no hashes, no
+# expiry to reckon, no look at what changed.
+_MAC = "0" * records.MAC_LENGTH
+_PAST, _FAR = "2020-01-01T00:00:00+00:00", "2099-01-01T00:00:00+00:00"
+_FAR_MS = 4_070_908_800_000
+
+
+def _dumped(data: Data) -> str:
+    return f"{_MAC}t{json.dumps(data, separators=(',', ':'))}"
+
+
+class BarePostgres:
+    def __init__(self) -> None:
+        parameters = connections[Router.alias].get_connection_params()
+        self.connection = psycopg.connect(**parameters, autocommit=True)
+
+    def create(self, data: Data) -> str:
+        key = uuid4().hex
+        self._one(postgres._INSERT, key, _dumped(data), _FAR, data.get("_auth_user_id"), _FAR)
+        return key
+
+    def load(self, key: str) -> Data:
+        row = self._one(postgres._SELECT, key)
+        data: Data = json.loads(row[1][len(_MAC) + 1 :])
+        return data
+
+    rolling = load
+
+    def save(self, key: str) -> None:
+        data = self.load(key)
+        data["visits"] += 1
+        self._swap(key, data)
+
+    def login(self, key: str) -> None:
+        data, new = self.load(key), uuid4().hex
+        values = _dumped(data), _FAR, data.get("_auth_user_id"), new
+        self._one(postgres._ROTATE, *values, key, _PAST, _MAC)
+        data |= LOGIN
+        self._swap(new, data)
+
+    def logout(self, key: str) -> None:
+        self._one(postgres._DELETE, key)
+
+    def _swap(self, key: str, data: Data) -> None:
+        values = _dumped(data), _FAR, data.get("_auth_user_id")
+        self._one(postgres._SWAP, *values, key, _PAST, _MAC)
+
+    def _one(self, sql: str, *values: Any) -> Any:
+        row = self.connection.execute(sql, values).fetchone()
+        assert row, sql  # noqa: S101
+        return row
+
+
+class BareRedis:
+    def __init__(self) -> None:
+        self.client = get_redis_connection("bare")
+        self.script = sha1(redis._SWAP.encode()).hexdigest()  # noqa: S324
+        self.client.script_load(redis._SWAP)
+
+    def create(self, data: Data) -> str:
+        key = uuid4().hex
+        assert self.client.set(key, _dumped(data), pxat=_FAR_MS, nx=True)  # noqa: S101
+        return key
+
+    def load(self, key: str) -> Data:
+        data: Data = json.loads(self.client.get(key)[len(_MAC) + 1 :])
+        return data
+
+    rolling = load
+
+    def save(self, key: str) -> None:
+        data = self.load(key)
+        data["visits"] += 1
+        self._swap([key], data)
+
+    def login(self, key: str) -> None:
+        data, new = self.load(key), uuid4().hex
+        self._swap([key, new], data)
+        data |= LOGIN
+        self._swap([new], data)
+
+    def logout(self, key: str) -> None:
+        assert self.client.delete(key)  # noqa: S101
+
+    def _swap(self, keys: list[str], data: Data) -> None:
+        answer = self.client.evalsha(self.script, len(keys), *keys, _MAC, _dumped(data), _FAR_MS)
+        assert answer == 1  # noqa: S101
+
+
+@contextmanager
+def stores(alias: str) -> Iterator[dict[str, Side]]:
+    """The three sides, over a database of this alias or, for ``redis``, over Redis."""
+    Router.alias = "default" if alias == "redis" else alias
+    strategy: Any = f"{STRATEGIES}.postgres.PostgresStrategy"
+    if alias == "redis":
+        strategy = {"BACKEND": f"{STRATEGIES}.redis.RedisStrategy", "OPTIONS": {"alias": "ours"}}
+    theirs = f"django.contrib.sessions.backends.{'cache' if alias == 'redis' else 'db'}"
+    middleware = "sessions.middleware.SessionMiddleware"
+    with override_settings(SESSION_STRATEGY=strategy):
+        yield {
+            "ours": Engine(
+                "django_strategy_sessions.engine",
+                "django_strategy_sessions.middleware.SessionMiddleware",
+                lambda: f"{secrets.token_urlsafe(16)}.{'A' * 17}",
+            ),
+            "theirs": Engine(theirs, f"django.contrib.{middleware}", lambda: secrets.token_hex(16)),
+            "bare": BareRedis() if alias == "redis" else BarePostgres(),
+        }
