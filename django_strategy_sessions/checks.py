@@ -18,7 +18,7 @@ from .signing import project_secrets
 
 ENGINE = "django_strategy_sessions.engine"
 APP = "django_strategy_sessions"
-DJANGO_MIDDLEWARE = "django.contrib.sessions.middleware.SessionMiddleware"
+MIDDLEWARE = "django_strategy_sessions.middleware.SessionMiddleware"
 
 
 @checks.register(Tags.security)
@@ -124,6 +124,6 @@ def _project() -> Iterator[CheckMessage]:
             return
     yield checks.Warning(
         "No SessionMiddleware is in MIDDLEWARE: requests have no session.",
-        hint=f'MIDDLEWARE = [\n    "{DJANGO_MIDDLEWARE}",\n    *MIDDLEWARE,\n]',
+        hint=f'MIDDLEWARE = [\n    "{MIDDLEWARE}",\n    *MIDDLEWARE,\n]',
         id="strategy_sessions.W003",
     )

@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import atexit
 import os
+import select
+import shutil
 import signal
 import socket
+import socketserver
+import ssl
 import subprocess
 import tempfile
+import threading
 import time
 import warnings
 from contextlib import closing, suppress
@@ -172,6 +177,39 @@ class Postgres(Server):
             self.process.wait(STARTED_WITHIN)
 
 
+class PgBouncer(Server):
+    """A pool of `size` connections to the suite's PostgreSQL: to each client for a transaction."""
+
+    program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        parts = urlsplit(postgres_url())
+        login = f"user={unquote(parts.username or 'postgres')}"
+        if parts.password:
+            login += f" password={unquote(parts.password)}"
+        self.config = self.folder / "pgbouncer.ini"
+        self.config.write_text(
+            f"[databases]\n* = host={parts.hostname} port={parts.port or 5432} {login}\n"
+            f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {self.port}\n"
+            "unix_socket_dir =\nauth_type = any\npool_mode = transaction\n"
+            f"default_pool_size = {size}\n"
+        )
+        self.folder.chmod(0o755)  # for whoever it runs as
+
+    def identity(self) -> dict[str, object]:
+        # As root it refuses to run.
+        return {"user": "nobody", "group": "nogroup"} if os.getuid() == 0 else {}
+
+    def command(self) -> list[str]:
+        return [str(self.program), str(self.config)]
+
+    def answers(self) -> bool:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
+            return True
+        return False
+
+
 class Valkey(Server):
     def __init__(self, *options: str) -> None:
         super().__init__()
@@ -215,6 +253,77 @@ class Sentinel(Valkey):
 
     def command(self) -> list[str]:
         return [self.program, str(self.config), "--sentinel"]
+
+
+class Cluster:
+    """Three primaries, each with a third of the slots."""
+
+    def __init__(self) -> None:
+        options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000")
+        self.nodes = [Valkey(*options, "--cluster-port", str(free_port())) for _ in range(3)]
+
+    @property
+    def url(self) -> str:
+        return self.nodes[0].url
+
+    def __enter__(self):
+        thirds = ((0, 5460), (5461, 10922), (10923, 16383))
+        for node, slots in zip(self.nodes, thirds, strict=True):
+            self.execute(node.start(), "CLUSTER ADDSLOTSRANGE", *slots)
+            first = self.nodes[0]
+            self.execute(node, "CLUSTER MEET", "127.0.0.1", first.port, first.options[-1])
+        self.wait()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for node in self.nodes:
+            node.close()
+
+    def execute(self, node: Valkey, *command: object) -> object:
+        with closing(node.client()) as client:
+            return client.execute_command(*command)
+
+    def wait(self) -> None:
+        """Until every node knows where every slot is."""
+        ends = time.monotonic() + STARTED_WITHIN
+        for node in self.nodes:
+            while self.execute(node, "CLUSTER INFO")["cluster_state"] != "ok":
+                if time.monotonic() > ends:
+                    raise RuntimeError("The cluster's nodes do not find together.")
+                time.sleep(0.02)
+
+
+class Tunnel(socketserver.ThreadingTCPServer):
+    """Leads to a server, through TLS if it is given some; loses an answer on its way if told to."""
+
+    daemon_threads = True
+    loses = b""  # a word of the next request whose answer gets lost, and the connection with it
+
+    def __init__(self, port: int, tls: ssl.SSLContext | None = None) -> None:
+        super().__init__(("127.0.0.1", 0), socketserver.BaseRequestHandler)
+        self.leads_to, self.tls = port, tls
+        self.port = self.server_address[1]
+        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
+
+    def get_request(self):
+        outer, address = super().get_request()
+        return self.tls.wrap_socket(outer, server_side=True) if self.tls else outer, address
+
+    def finish_request(self, outer, address):
+        with suppress(OSError), socket.create_connection(("127.0.0.1", self.leads_to)) as inner:
+            lost = False
+            while True:
+                for source in select.select([outer, inner], [], [])[0]:
+                    data = source.recv(65536)
+                    if source is outer and self.loses and self.loses in data:
+                        self.loses, lost = b"", True
+                    if not data or (source is inner and lost):
+                        return
+                    (inner if source is outer else outer).sendall(data)
+
+    def __exit__(self, *error: object) -> None:
+        self.shutdown()
+        super().__exit__(*error)
 
 
 def free_port() -> int:

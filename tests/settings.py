@@ -26,6 +26,7 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "django.contrib.sessions",  # not needed by ours: Django's own session tests import its models
     "django_strategy_sessions",
+    "messages_tests",
     "sessions_tests",
 ]
 MIDDLEWARE = [

@@ -16,6 +16,7 @@ from typing import Any
 import psycopg
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg.pq import TransactionStatus
 from psycopg.sql import SQL, Identifier
 
@@ -91,27 +92,43 @@ class PostgresStrategy(NativeStrategy, DatabaseStrategy):
 
     def _update_steps(self, session_id: str, data: Data, expires: datetime) -> Steps[bool]:
         values = records.seal(session_id, data), expires.isoformat(), owner(data)
-        return bool((yield "_fetch", _UPDATE, *values, records.hashed(session_id), _now()))
+        held = records.hashed(session_id), _now()
+        return bool((yield from self._until_serialized("_fetch", _UPDATE, *values, *held)))
 
     def _delete_steps(self, session_id: str) -> Steps[None]:
-        yield "_fetch", _DELETE, records.hashed(session_id)
+        yield from self._until_serialized("_fetch", _DELETE, records.hashed(session_id))
 
     def _replace_steps(
         self, stored: Stored, data: Data, expires: datetime, rotating: bool
     ) -> Steps[Stored | None]:
         wanted = reconcile(stored, data, expires, stored)
-        for attempt in range(CONFLICTS):
+        try:
+            if written := (yield from self._swap_steps(stored, *wanted, rotating)):
+                return written
+        except StrategyUnavailable as error:
+            if not self._is_conflict(error):
+                raise
+        answer: Stored | None = yield from self._until_serialized(
+            "_under_lock", stored, data, expires, rotating
+        )
+        return answer
+
+    def _until_serialized(self, *call: Any) -> Steps[Any]:
+        for _ in range(CONFLICTS):
             try:
-                if attempt:
-                    answer: Stored | None = yield "_under_lock", stored, data, expires, rotating
-                    return answer
-                if written := (yield from self._swap_steps(stored, *wanted, rotating)):
-                    return written
+                return (yield call)
             except StrategyUnavailable as error:
-                # Stricter isolation than PostgreSQL's default calls a conflict a failure.
-                if sqlstate(error.__cause__) != "40001":
+                if not self._is_conflict(error):
                     raise
-        raise StrategyUnavailable("Other requests changed the session all the time.")
+                conflict = error
+        raise StrategyUnavailable("Other requests changed the session all the time.") from conflict
+
+    def _is_conflict(self, error: StrategyUnavailable) -> bool:
+        """Stricter isolation than PostgreSQL's default calls a conflict a failure.
+
+        It ends the transaction: that of a caller is not ours to repeat.
+        """
+        return sqlstate(error.__cause__) == "40001" and not self.connection.in_atomic_block
 
     def _locked_steps(
         self, stored: Stored, data: Data, expires: datetime, rotating: bool
@@ -144,17 +161,14 @@ class PostgresStrategy(NativeStrategy, DatabaseStrategy):
 
     def _fetch(self, sql: str, *values: Any) -> Row | None:
         connection = self.connection
-        with (
-            answers,
-            connection.cursor() as cursor,
-            _Limited(connection.connection, self.timeout),
-        ):
+        with answers, _Limited(connection, self.timeout), connection.cursor() as cursor:
             cursor.execute(sql, values)
             row: Row | None = cursor.fetchone()
             return row
 
     def _under_lock(self, *change: Any) -> Stored | None:
-        with answers, transaction.atomic(using=self.alias):
+        limited = _Limited(self.connection, self.timeout)
+        with answers, limited, transaction.atomic(using=self.alias):
             return run(self, self._locked_steps(*change))
 
     # -- over an event loop's own pool -------------------------------------------------------------
@@ -282,18 +296,45 @@ def _now() -> str:
 
 
 class _Limited:
-    """The waits of `connection`, for one statement of ours."""
+    """The waits of Django's connection, for a statement or a transaction of ours."""
 
-    def __init__(self, connection: Any, seconds: float) -> None:
-        self.connection, self.seconds = connection, seconds
+    def __init__(self, django: BaseDatabaseWrapper, seconds: float) -> None:
+        self.django, self.seconds = django, seconds
+        self.connection: Any = None
 
     def __enter__(self) -> None:
-        self.connection.wait = self.wait
+        try:
+            if self.django.connection is not None:
+                self._limit(self.django.connection)
+                self.django.close_if_health_check_failed()  # which asks the server
+            if self.django.connection is None:
+                self._connect()
+        except BaseException:
+            self.__exit__()
+            raise
 
     def __exit__(self, *error: object) -> None:
-        del self.connection.wait
+        if self.connection is not None:
+            del self.connection.wait
 
-    def wait(self, gen: Any, *args: Any, **kwargs: Any) -> Any:
+    def _connect(self) -> None:
+        """Limited from the start: to a pooler, connecting says nothing about the server."""
+        django: Any = self.django
+        connect = django.get_new_connection
+        django.get_new_connection = lambda params: self._limit(connect(params))
+        try:
+            django.ensure_connection()
+        finally:
+            del django.get_new_connection
+
+    def _limit(self, connection: Any) -> Any:
+        if "wait" not in vars(connection):  # as in a transaction of ours
+            if self.connection is not None:
+                del self.connection.wait
+            self.connection, connection.wait = connection, self._wait
+        return connection
+
+    def _wait(self, gen: Any, *args: Any, **kwargs: Any) -> Any:
         gen = _until(gen, self.connection, self.seconds)
         return type(self.connection).wait(self.connection, gen, *args, **kwargs)
 

@@ -14,18 +14,22 @@ from datetime import UTC, datetime, timedelta
 from functools import cache, cached_property
 from hashlib import sha1
 from inspect import signature
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
+from django.utils.module_loading import import_string
 from django_redis import get_redis_connection
+from django_redis.cache import RedisCache
 from django_redis.pool import ConnectionFactory
-from redis import Redis, RedisCluster
+from redis import Redis, RedisCluster, SSLConnection
 from redis.asyncio import ConnectionPool as AsyncConnectionPool
 from redis.asyncio import Redis as AsyncRedis
 from redis.asyncio import RedisCluster as AsyncRedisCluster
 from redis.asyncio import connection, sentinel
 from redis.asyncio.cluster import ClusterNode as AsyncClusterNode
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
 from redis.exceptions import (
     ClusterDownError,
     DataError,
@@ -37,13 +41,11 @@ from redis.exceptions import (
     ResponseError,
     TryAgainError,
 )
-from redis.sentinel import SentinelConnectionPool
+from redis.retry import Retry
 
 from .. import records
 from .base import CONFLICTS, Data, Steps, Stored, StrategyUnavailable, reconcile
 from .native import NativeStrategy, PerLoop
-
-AsyncClient = AsyncRedis | AsyncRedisCluster
 
 # The async class of each sync one, by its name.
 _KINDS = {
@@ -104,10 +106,15 @@ class RedisStrategy(NativeStrategy):
         self, alias: str = "default", prefix: str = "session:", timeout: float = 5.0
     ) -> None:
         backend = settings.CACHES.get(alias, {}).get("BACKEND")
-        if backend is None:
-            raise ImproperlyConfigured(f"There is no cache {alias!r} in CACHES.")
+        if not (backend and issubclass(import_string(backend), RedisCache)):
+            raise ImproperlyConfigured(
+                f"RedisStrategy needs a cache {alias!r} of django-redis, and there is "
+                + (f"one of {backend}:" if backend else "none:")
+                + f'\nCACHES["{alias}"] = {{"BACKEND": "django_redis.cache.RedisCache",'
+                ' "LOCATION": "redis://127.0.0.1:6379/0"}'
+            )
         self.alias, self.prefix, self.timeout = alias, prefix, timeout
-        self._clients = PerLoop(self._make_async_client, lambda client: client.aclose())
+        self._clients = PerLoop(self._make_async_client, _AsyncClient.aclose)
 
     # -- the verbs, as steps -----------------------------------------------------------------------
 
@@ -160,7 +167,7 @@ class RedisStrategy(NativeStrategy):
         target, record, _, ends = self._written(change)
         if target == key:
             reply = yield "_script", _SWAP, [key], mac, record, ends
-        elif not self._is_cluster:
+        elif not (yield ("_is_cluster",)):
             reply = yield "_script", _SWAP, [key, target], mac, record, ends
         else:
             reply = yield "_script", _CLAIM, [key], mac
@@ -206,14 +213,20 @@ class RedisStrategy(NativeStrategy):
     def client(self) -> Redis | RedisCluster:
         """Of the primary: a replica may not know yet who has logged in, or out."""
         client: Redis | RedisCluster = get_redis_connection(self.alias, write=True)
-        if isinstance(client, Redis):
-            for name in ("socket_timeout", "socket_connect_timeout"):
-                client.connection_pool.connection_kwargs.setdefault(name, self.timeout)
+        bounds = dict.fromkeys(("socket_timeout", "socket_connect_timeout"), self.timeout)
+        if isinstance(client, RedisCluster):
+            options = client.get_connection_kwargs()
+            for node in client.get_nodes():
+                node.redis_connection = None  # made anew, as bounded
+        else:
+            options = client.connection_pool.connection_kwargs
+            if manager := getattr(client.connection_pool, "sentinel_manager", None):
+                # By itself redis-py asks each of them ten times more before it asks the next.
+                given = {**bounds, "retry": Retry(NoBackoff(), 0), **manager.sentinel_kwargs}
+                for each in manager.sentinels:
+                    each.connection_pool.connection_kwargs.update(given)
+        options.update({**bounds, **options})
         return client
-
-    @cached_property
-    def _is_cluster(self) -> bool:
-        return isinstance(self.client, RedisCluster)
 
     def _execute(self, *command: Any) -> Any:
         with _answers:
@@ -221,11 +234,14 @@ class RedisStrategy(NativeStrategy):
 
     def _script(self, script: str, keys: list[str], *values: Any) -> Any:
         given = len(keys), *keys, *values
+        try:
+            return self._execute("EVALSHA", _sha(script), *given)
+        except NoScriptError:  # new to this server: it was restarted, or has taken over
+            return self._execute("EVAL", script, *given)
+
+    def _is_cluster(self) -> bool:
         with _answers:
-            try:
-                return _text(self.client.execute_command("EVALSHA", _sha(script), *given))
-            except NoScriptError:  # new to this server: it was restarted, or has taken over
-                return _text(self.client.execute_command("EVAL", script, *given))
+            return isinstance(self.client, RedisCluster)
 
     def _pause(self, seconds: float) -> None:
         time.sleep(seconds)
@@ -233,48 +249,94 @@ class RedisStrategy(NativeStrategy):
     # -- over an event loop's own client -----------------------------------------------------------
 
     async def a_execute(self, *command: Any) -> Any:
-        client = await self._clients.get()
         with _answers:
-            return _text(await client.execute_command(*command))
+            client = await self._async_client()
+            async with client.places:
+                return _text(await client.redis.execute_command(*command))
 
     async def a_script(self, script: str, keys: list[str], *values: Any) -> Any:
-        client, given = await self._clients.get(), (len(keys), *keys, *values)
+        given = len(keys), *keys, *values
+        try:
+            return await self.a_execute("EVALSHA", _sha(script), *given)
+        except NoScriptError:
+            return await self.a_execute("EVAL", script, *given)
+
+    async def a_is_cluster(self) -> bool:
         with _answers:
-            try:
-                return _text(await client.execute_command("EVALSHA", _sha(script), *given))
-            except NoScriptError:
-                return _text(await client.execute_command("EVAL", script, *given))
+            return isinstance((await self._async_client()).redis, AsyncRedisCluster)
 
     async def a_pause(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
-    def _make_async_client(self) -> AsyncClient:
+    async def _async_client(self) -> _AsyncClient:
+        if "client" not in vars(self):  # a cluster's asks for the nodes when it is made
+            await asyncio.to_thread(lambda: self.client)
+        return await self._clients.get()
+
+    def _make_async_client(self) -> _AsyncClient:
         """What `client` is, for one event loop."""
-        client = self.client
-        if isinstance(client, RedisCluster):
-            nodes = [AsyncClusterNode(node.host, node.port) for node in client.get_nodes()]
-            known = signature(AsyncRedisCluster).parameters
-            given = _plain(client.get_connection_kwargs())
-            options = {name: value for name, value in given.items() if name in known}
-            return AsyncRedisCluster(startup_nodes=nodes, **options)
-        pool = client.connection_pool
-        options = _plain(pool.connection_kwargs)
-        kind = next(c.__name__ for c in pool.connection_class.__mro__ if c.__name__ in _KINDS)
-        if not isinstance(pool, SentinelConnectionPool):
-            return AsyncRedis.from_pool(
-                AsyncConnectionPool(_KINDS[kind], pool.max_connections, **options)
-            )
-        manager = pool.sentinel_manager
-        found = [each.connection_pool.connection_kwargs for each in manager.sentinels]
-        watchers = sentinel.Sentinel(
-            [(each["host"], each["port"]) for each in found],
-            sentinel_kwargs=_plain(manager.sentinel_kwargs),
-        )
-        return AsyncRedis.from_pool(
-            sentinel.SentinelConnectionPool(
-                pool.service_name, watchers, connection_class=_KINDS[kind], **options
-            )
-        )
+        client, *sentinels = _async_clients(self.client)
+        if isinstance(client, AsyncRedisCluster):
+            count = client.connection_kwargs["max_connections"]  # to each node
+        else:
+            count = client.connection_pool.max_connections
+        return _AsyncClient(client, sentinels, _Places(count, self.timeout))
+
+
+class _AsyncClient(NamedTuple):
+    redis: AsyncRedis | AsyncRedisCluster
+    sentinels: list[AsyncRedis]
+    places: _Places
+
+    async def aclose(self) -> None:
+        for client in (self.redis, *self.sentinels):
+            await client.aclose()
+
+
+class _Places(asyncio.Semaphore):
+    """One for each connection: redis-py's pools refuse whoever is too many, as tasks often are."""
+
+    def __init__(self, count: int, timeout: float) -> None:
+        super().__init__(count)
+        self.timeout = timeout
+
+    async def acquire(self) -> Literal[True]:
+        async with asyncio.timeout(self.timeout if self.locked() else None):
+            return await super().acquire()
+
+
+def _async_clients(client: Redis | RedisCluster) -> list[Any]:
+    """Its twin for an event loop, and those of the Sentinels that it asks where the primary is."""
+    if isinstance(client, RedisCluster):
+        return [_async_cluster(client)]
+    pool: Any = client.connection_pool
+    if (manager := getattr(pool, "sentinel_manager", None)) is None:
+        return [_async_client(pool)]
+    watchers = sentinel.Sentinel([])
+    watchers.sentinels = [_async_client(each.connection_pool) for each in manager.sentinels]
+    managed = {"service_name": pool.service_name, "sentinel_manager": watchers}
+    return [_async_client(pool, sentinel.SentinelConnectionPool, **managed), *watchers.sentinels]
+
+
+def _async_client(
+    pool: Any, kind: type[AsyncConnectionPool] = AsyncConnectionPool, **given: Any
+) -> AsyncRedis:
+    name = next(c.__name__ for c in pool.connection_class.__mro__ if c.__name__ in _KINDS)
+    options = {**_plain(pool.connection_kwargs), **given, "connection_class": _KINDS[name]}
+    return AsyncRedis.from_pool(kind(max_connections=pool.max_connections, **options))
+
+
+def _async_cluster(client: RedisCluster) -> AsyncRedisCluster:
+    known = signature(AsyncRedisCluster).parameters
+    given = client.get_connection_kwargs()
+    options = {name: value for name, value in _plain(given).items() if name in known}
+    return AsyncRedisCluster(
+        startup_nodes=[AsyncClusterNode(node.host, node.port) for node in client.get_nodes()],
+        address_remap=client.nodes_manager.address_remap,
+        retry=AsyncRetry(NoBackoff(), client.retry.get_retries()),
+        ssl=issubclass(given.get("connection_class", object), SSLConnection),
+        **options,
+    )
 
 
 class ClusterConnectionFactory(ConnectionFactory):
@@ -287,13 +349,15 @@ class ClusterConnectionFactory(ConnectionFactory):
 
     def connect(self, url: str) -> RedisCluster:
         if url not in self._clusters:
-            options = {**self.make_connection_params(url), **self.pool_cls_kwargs}
+            # A write whose answer got lost is not sent again, as redis-py by itself would.
+            options = {"retry": Retry(NoBackoff(), 0), **self.make_connection_params(url)}
             del options["parser_class"]
-            self._clusters[url] = RedisCluster(**options, **self.redis_client_cls_kwargs)
+            options.update(self.pool_cls_kwargs, **self.redis_client_cls_kwargs)
+            self._clusters[url] = RedisCluster(**options)
         return self._clusters[url]
 
     def disconnect(self, connection: RedisCluster) -> None:
-        connection.close()
+        connection.disconnect_connection_pools()  # where close() would be for good
 
 
 def _plain(options: dict[str, Any]) -> dict[str, Any]:

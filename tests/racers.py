@@ -1,0 +1,248 @@
+"""Many requests at one time, in threads, in tasks, and in processes of either: for `test_races`.
+
+A request is ``[kind, session key, *arguments]``; what came of it is ``[error or None, key, seen]``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from threading import Barrier
+from urllib.parse import urlsplit
+
+from django.conf import settings
+from django.contrib.sessions.backends.base import UpdateError
+from django.db import connections
+
+from django_strategy_sessions import records
+from django_strategy_sessions.conf import get_strategy
+from django_strategy_sessions.engine import SessionStore
+from django_strategy_sessions.strategies.base import (
+    Stored,
+    StrategyUnavailable,
+    arun,
+    reconcile,
+    run,
+)
+from django_strategy_sessions.strategies.postgres import _INSERT, PostgresStrategy
+from django_strategy_sessions.strategies.redis import RedisStrategy, _sealed
+
+from .servers import postgres_url
+
+PROCESSES = 4
+THREADS = 8  # in one process, or in all together
+
+
+# -- what a request does with its session ---------------------------------------------------------
+
+
+def write(changes):
+    for name, value in changes.items():
+        yield ("pop", name, None) if value is None else ("update", {name: value})
+    yield ("save",)
+
+
+def exchange(value):
+    """Write two names alike, and tell what both were."""
+    seen = (yield "get", "one"), (yield "get", "two")
+    yield "update", {"one": value, "two": value}
+    yield ("save",)
+    return seen
+
+
+def add(name):
+    return (yield "apply", name, lambda number: number + 1, 0)
+
+
+def login(user):
+    """As `django.contrib.auth.login` and the middleware."""
+    yield "update", {"before": user}
+    yield ("cycle_key",)
+    yield "update", {"user": user}
+    yield ("save",)
+
+
+def logout():
+    yield ("flush",)
+
+
+REQUESTS = {act.__name__: act for act in (write, exchange, add, login, logout)}
+
+
+def told(kind, *arguments):
+    """The request, until it is answered: what was not acknowledged says why."""
+    try:
+        return None, (yield from REQUESTS[kind](*arguments))
+    except (UpdateError, StrategyUnavailable) as error:
+        return type(error).__name__, None
+
+
+def request(kind, key, *arguments):
+    session = SessionStore(key)
+    error, seen = run(session, told(kind, *arguments))
+    return error, session.session_key, seen
+
+
+async def arequest(kind, key, *arguments):
+    session = SessionStore(key)
+    error, seen = await arun(session, told(kind, *arguments))
+    return error, session.session_key, seen
+
+
+# -- ways to make many of them ---------------------------------------------------------------------
+
+
+class Threads:
+    """As on WSGI: each has connections of its own, and keeps them."""
+
+    def __init__(self, count=THREADS):
+        self.count, self.pool = count, ThreadPoolExecutor(count)
+
+    def make(self, requests):
+        return list(self.pool.map(lambda given: request(*given), requests))
+
+    def close(self):
+        everyone = Barrier(self.count)
+
+        def leave(_number):
+            everyone.wait(60)
+            connections.close_all()
+
+        with self.pool:
+            list(self.pool.map(leave, range(self.count)))
+
+
+class Tasks:
+    """As on ASGI: all in one event loop, at once."""
+
+    def __init__(self):
+        self.loop = asyncio.Runner()
+
+    def make(self, requests):
+        async def gathered():
+            return await asyncio.gather(*(arequest(*given) for given in requests))
+
+        return self.loop.run(gathered())
+
+    def close(self):
+        self.loop.close()
+
+
+WAYS = {
+    "threads": Threads,
+    "tasks": Tasks,
+    "processes of threads": lambda: Threads(THREADS // PROCESSES),
+    "processes of tasks": Tasks,
+}
+
+
+class Processes:
+    """They are told the way and the strategy, then requests, all at once; ``None`` ends a race."""
+
+    def __init__(self):
+        database = connections["postgres"].settings_dict["NAME"]  # by now the tests' own
+        url = urlsplit(postgres_url())._replace(path=f"/{database}").geturl()
+        code = "import django; django.setup(); from tests.racers import serve; serve()"
+        self.children = [
+            subprocess.Popen(
+                [sys.executable, "-c", code],
+                env={**os.environ, "TEST_POSTGRES_URL": url},
+                cwd=Path(__file__).parent.parent,
+                text=True,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
+            for _ in range(PROCESSES)
+        ]
+
+    def begin(self, way, strategy):
+        self._tell([[way, strategy]] * PROCESSES)
+        return self
+
+    def make(self, requests):
+        answers = [None] * len(requests)
+        shares = [requests[first::PROCESSES] for first in range(PROCESSES)]
+        for first, share in enumerate(self._tell(shares)):
+            answers[first::PROCESSES] = share
+        return answers
+
+    def close(self):
+        self._tell([None] * PROCESSES)
+
+    def stop(self):
+        for child in self.children:
+            child.communicate(timeout=60)
+        assert [child.returncode for child in self.children] == [0] * PROCESSES
+
+    def _tell(self, messages):
+        for child, message in zip(self.children, messages, strict=True):
+            child.stdin.write(json.dumps(message) + "\n")
+            child.stdin.flush()
+        return [json.loads(child.stdout.readline()) for child in self.children]
+
+
+def serve():
+    def answer(value):
+        sys.stdout.write(json.dumps(value) + "\n")
+        sys.stdout.flush()
+
+    for way, strategy in map(json.loads, sys.stdin):
+        settings.SESSION_STRATEGY = strategy
+        get_strategy.cache_clear()
+        with closing(WAYS[way]()) as racers:
+            answer("begun")
+            while (requests := json.loads(sys.stdin.readline())) is not None:
+                answer(racers.make(requests))
+        answer("ended")
+
+
+# -- strategies that lose, as most do: the races have to notice -----------------------------------
+
+
+class Overwriting:
+    """Saves all that the request holds, over whatever is there by now, or is there no more."""
+
+    def _replace_steps(self, stored, data, expires, rotating):
+        data, expires = reconcile(stored, data, expires, stored)
+        if rotating:
+            yield "delete_data", stored.session_id
+            return (yield "insert", data, expires)
+        yield self.put(stored.session_id, data, expires)
+        return Stored(stored.session_id, data, expires, stored.created)
+
+
+class OverwritingPostgres(Overwriting, PostgresStrategy):
+    def put(self, session_id, data, expires):
+        upsert = _INSERT.replace("DO NOTHING", "DO UPDATE SET data = excluded.data")
+        record, ends = records.seal(session_id, data), expires.isoformat()
+        return "_fetch", upsert, records.hashed(session_id), record, ends, None, ends
+
+
+class OverwritingRedis(Overwriting, RedisStrategy):
+    def put(self, session_id, data, expires):
+        return "_execute", "SET", *self._written(_sealed(session_id, data, expires, None))
+
+
+class Piecemeal:
+    """Saves rightly, but each name by itself."""
+
+    def _replace_steps(self, stored, data, expires, rotating):
+        for name, value in data.items():
+            if stored is not None:
+                change = {**stored.data, name: value}
+                stored = yield from super()._replace_steps(stored, change, expires, rotating)
+        return stored
+
+
+class PiecemealPostgres(Piecemeal, PostgresStrategy):
+    pass
+
+
+class PiecemealRedis(Piecemeal, RedisStrategy):
+    pass

@@ -1,0 +1,218 @@
+"""Requests that race for one session lose nothing that was acknowledged, and revive nothing.
+
+In threads, in one event loop, and in four processes of either, on real stores. ``TEST_RACES``
+multiplies the rounds; with ``full`` they come to 20,000 writes, 10,000 logouts, 5,000 rotations.
+What was counted is logged: ``--log-file=figures.txt --log-file-level=INFO``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import Counter
+from contextlib import closing
+
+import pytest
+
+from django_strategy_sessions.engine import SessionStore
+
+from .conftest import POSTGRES, REDIS
+from .racers import WAYS, Processes
+
+_given = os.environ.get("TEST_RACES", "1")
+ROUNDS = 500 if _given == "full" else max(1, round(4 * float(_given)))
+WRITERS = 40  # of one session, in one round
+SESSIONS = 20  # in one round, where few requests race for each
+REFUSALS = ("UpdateError", "StrategyUnavailable")
+STORES = {"postgres": POSTGRES, "redis": REDIS}
+
+log = logging.getLogger(__name__)
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["postgres"])
+
+
+def saved(**data):
+    session = SessionStore()
+    session.update(data)
+    session.save()
+    return session.session_key
+
+
+def held(key):
+    return SessionStore(key).load()
+
+
+def counted(answers, **more):
+    """How requests ended: acknowledged, or with an error. `wrong`: promises that were broken."""
+    return Counter(error or "acknowledged" for error, _key, _seen in answers) + Counter(more)
+
+
+# -- the races: of each, one round -----------------------------------------------------------------
+
+
+def different_names(make):
+    """Each request adds, changes or removes a name of its own."""
+    wanted = {f"name {n}": n if n % 4 else None for n in range(WRITERS)}
+    key = saved(**dict.fromkeys(list(wanted)[::2], "old"))
+    answers = make([["write", key, {name: value}] for name, value in wanted.items()])
+    now = held(key)
+    lost = [
+        name
+        for (name, value), (error, *_) in zip(wanted.items(), answers, strict=True)
+        if not error and now.get(name) != value
+    ]
+    return counted(answers, wrong=len(lost))
+
+
+def one_name(make):
+    """All requests write the same two names, and tell what both were before."""
+    values = [{"n": n, "text": str(n) * 50} for n in range(WRITERS)]
+    key = saved(one=None, two=None)
+    answers = make([["exchange", key, value] for value in values])
+    now = held(key)
+    seen = [pair for error, _key, pair in answers if not error]
+    mixed = [
+        one
+        for one, two in [*seen, (now["one"], now["two"])]
+        if one != two or one not in [None, *values]
+    ]
+    return counted(answers, wrong=len(mixed) + bool(seen and now["one"] is None))
+
+
+def computed(make):
+    """Each request adds one, and tells what that makes."""
+    key = saved(count=0)
+    answers = make([["add", key, "count"] for _ in range(WRITERS)])
+    sums = [made for error, _key, made in answers if not error]
+    twice = len(sums) - len(set(sums))
+    return counted(answers, wrong=max(twice, len(sums) - held(key)["count"]))
+
+
+def logouts(make):
+    """Two requests write while one logs out, which is the first to begin, or the last."""
+    keys = [saved(user="ada") for _ in range(SESSIONS)]
+    requests = []
+    for n, key in enumerate(keys):
+        three = [["write", key, {"a": n}], ["logout", key], ["add", key, "b"]]
+        requests += three[n % 3 :] + three[: n % 3]
+    answers = make(requests)
+    done = [
+        (kind, key, now_key)
+        for (kind, key, *_), (error, now_key, _seen) in zip(requests, answers, strict=True)
+        if not error
+    ]
+    ended = [key for kind, key, _ in done if kind == "logout"]
+    # Who finds nothing begins anew, and has nothing of what was.
+    anew = [now_key for kind, key, now_key in done if kind != "logout" and now_key != key]
+    wrong = sum(SessionStore().exists(key) for key in ended)
+    wrong += sum("user" in held(key) for key in anew)
+    return counted(answers, wrong=wrong, logouts=len(ended), anew=len(anew))
+
+
+def rotations(make):
+    """Five requests write while one logs in, which begins before, after or between them."""
+    keys = [saved(cart=n) for n in range(SESSIONS // 2)]
+    requests = []
+    for n, key in enumerate(keys):
+        writes = [["write", key, {name: n}] for name in "abcde"]
+        requests += [*writes[: n % 6], ["login", key, "ada"], *writes[n % 6 :]]
+    answers = make(requests)
+    done = [
+        (kind, key, change, now_key)
+        for (kind, key, change), (error, now_key, _seen) in zip(requests, answers, strict=True)
+        if not error
+    ]
+    now = {key: held(now_key) for kind, key, _, now_key in done if kind == "login"}
+    wrong, anew = sum(SessionStore().exists(key) for key in now), 0
+    for key, data in now.items():
+        expected = {"cart": keys.index(key), "before": "ada", "user": "ada"}
+        wrong += not expected.items() <= data.items()
+    for kind, key, change, now_key in done:
+        if kind == "write" and now_key != key:  # found nothing, and began anew
+            anew += 1
+            wrong += held(now_key) != change
+        elif kind == "write" and key in now:
+            wrong += not change.items() <= now[key].items()
+    return counted(answers, wrong=wrong, rotations=len(now), anew=anew)
+
+
+# -- what they prove -------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=WAYS)
+def way(request):
+    return request.param
+
+
+@pytest.fixture(params=STORES)
+def store(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def processes(django_db_setup):
+    processes = Processes()
+    yield processes
+    processes.stop()
+
+
+@pytest.fixture
+def racers(request, settings, way, store):
+    """A strategy, by default the store's own, as the project's; and the way to reach it."""
+
+    def racers(backend=STORES[store]["BACKEND"]):
+        strategy = {**STORES[store], "BACKEND": backend}
+        settings.SESSION_STRATEGY = strategy
+        if way.startswith("processes"):
+            return closing(request.getfixturevalue("processes").begin(way, strategy))
+        return closing(WAYS[way]())
+
+    return racers
+
+
+@pytest.fixture
+def race(request, racers):
+    """Run a race, in which no promise may be broken."""
+
+    def race(once):
+        begun, count = time.monotonic(), Counter()
+        with racers() as made:
+            for _ in range(ROUNDS):
+                count += once(made.make)
+        seconds = time.monotonic() - begun
+        figures = dict.fromkeys(("acknowledged", "wrong", *REFUSALS), 0) | count
+        log.info("%s: %s, %.0f seconds", request.node.name, figures, seconds)
+        assert count["wrong"] == 0
+        assert count["acknowledged"] > count["StrategyUnavailable"]
+        return count
+
+    return race
+
+
+def test_requests_that_write_different_names_all_keep_their_writes(race):
+    assert "UpdateError" not in race(different_names)
+
+
+def test_requests_that_write_one_name_leave_what_one_of_them_wrote_and_no_mixture(race):
+    assert "UpdateError" not in race(one_name)
+
+
+def test_no_increment_is_lost(race):
+    assert "UpdateError" not in race(computed)
+
+
+def test_a_save_that_races_a_logout_never_revives_the_session(race):
+    assert race(logouts)["UpdateError"]
+
+
+def test_a_save_that_races_a_rotation_is_kept_or_refused_and_the_old_key_is_dead(race):
+    assert race(rotations)["UpdateError"]
+
+
+@pytest.mark.parametrize("once", [different_names, computed, logouts, rotations, one_name])
+@pytest.mark.parametrize("way", ["threads", "processes of tasks"], indirect=True)
+def test_each_race_catches_a_strategy_that_loses_it(racers, store, once):
+    naive = "Piecemeal" if once is one_name else "Overwriting"
+    with racers(f"tests.racers.{naive}{store.title()}") as made:
+        assert any(once(made.make)["wrong"] for _ in range(50))

@@ -1,0 +1,124 @@
+"""Redis behind Sentinels, and as a Cluster: real ones."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import ExitStack, closing
+
+import pytest
+from django.test import override_settings
+
+from django_strategy_sessions.strategies.base import StrategyUnavailable
+from django_strategy_sessions.strategies.redis import RedisStrategy
+from django_strategy_sessions.testing import AtomicStrategyContract, later
+
+from .servers import Cluster, Sentinel, Valkey
+from .test_contract import InEventLoops
+
+PATIENCE = 30  # seconds, for what takes a moment
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with Cluster() as running:
+        yield running
+
+
+def clustered(url, **options):
+    factory = "django_strategy_sessions.strategies.redis.ClusterConnectionFactory"
+    cache = {
+        "BACKEND": "django_redis.cache.RedisCache",
+        "LOCATION": url,
+        "OPTIONS": {"CONNECTION_FACTORY": factory, **options},
+    }
+    with override_settings(CACHES={"sessions": cache}):
+        strategy = RedisStrategy("sessions")
+        assert strategy.client is not None  # made while the settings are these
+        return strategy
+
+
+class TestRedisStrategyOnACluster(AtomicStrategyContract):
+    @pytest.fixture(autouse=True)
+    def _a_cluster(self, cluster):
+        self.cluster = cluster
+
+    def make_strategy(self):
+        return clustered(self.cluster.url)
+
+    def make_unavailable_strategy(self):
+        return None
+
+
+class TestRedisStrategyOnAClusterInEventLoops(InEventLoops, TestRedisStrategyOnACluster):
+    pass
+
+
+@pytest.fixture
+def sentinels(pools_unshared):
+    """A primary, its replica, and three that watch them."""
+    with ExitStack() as stack:
+        primary = stack.enter_context(Valkey())
+        stack.enter_context(Valkey("--replicaof", "127.0.0.1", str(primary.port)))
+        yield primary, [stack.enter_context(Sentinel(primary)) for _ in range(3)]
+
+
+def watched(sentinels):
+    cache = {
+        "BACKEND": "django_redis.cache.RedisCache",
+        "LOCATION": "redis://sessions/0",
+        "OPTIONS": {
+            "CLIENT_CLASS": "django_redis.client.SentinelClient",
+            "CONNECTION_POOL_CLASS": "redis.sentinel.SentinelConnectionPool",
+            "SENTINELS": [("127.0.0.1", each.port) for each in sentinels],
+        },
+    }
+    with override_settings(
+        CACHES={"sessions": cache},
+        DJANGO_REDIS_CONNECTION_FACTORY="django_redis.pool.SentinelConnectionFactory",
+    ):
+        strategy = RedisStrategy("sessions", timeout=1)
+        assert strategy.client is not None
+        return strategy
+
+
+def reached(sentinel, name, enough):
+    ends = time.monotonic() + PATIENCE
+    with closing(sentinel.client()) as client:
+        while int(client.sentinel_master("sessions")[name]) < enough:
+            assert time.monotonic() < ends, f"{name} is below {enough} for too long."
+            time.sleep(0.05)
+
+
+@pytest.mark.parametrize("way", ["sync", "async"])
+def test_a_failover_logs_nobody_out(sentinels, way):
+    """While there is no primary the answer is an outage; afterwards the session is there."""
+    primary, watchers = sentinels
+    for each in watchers:
+        reached(each, "num-other-sentinels", 2)
+        reached(each, "num-slaves", 1)
+    strategy = watched(watchers)
+    with asyncio.Runner() as loop:
+
+        def call(verb, *given):
+            if way == "sync":
+                return getattr(strategy, verb)(*given)
+            return loop.run(getattr(strategy, f"a{verb}")(*given))
+
+        stored = call("insert", {"a": 1}, later())
+        with closing(primary.client()) as client:
+            assert client.wait(1, PATIENCE * 1000) == 1  # the replica has it
+        primary.kill()
+        with pytest.raises(StrategyUnavailable):
+            call("load", stored.session_id)
+        ends = time.monotonic() + PATIENCE
+
+        def in_the_end(verb, *given):  # the Sentinels do not learn it all at the same moment
+            while True:
+                try:
+                    return call(verb, *given)
+                except StrategyUnavailable:
+                    assert time.monotonic() < ends, "The replica is never promoted."
+
+        assert in_the_end("merge", stored, {"a": 2}, later()).data == {"a": 2}
+        assert in_the_end("load", stored.session_id).data == {"a": 2}
