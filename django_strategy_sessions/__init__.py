@@ -1,6 +1,16 @@
 """A Django session engine whose storage is a pluggable strategy."""
 
+from .storage import Cookie, Session, SessionStorage, create_session_storage
 from .strategies.base import SessionStrategy, StrategyUnavailable
+from .typed import typed_session
 
-__all__ = ["SessionStrategy", "StrategyUnavailable"]
+__all__ = [
+    "Cookie",
+    "Session",
+    "SessionStorage",
+    "SessionStrategy",
+    "StrategyUnavailable",
+    "create_session_storage",
+    "typed_session",
+]
 __version__ = "0.1.0"

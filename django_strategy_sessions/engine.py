@@ -293,7 +293,11 @@ class SessionStore(SessionBase):
     def _cycle_key(self) -> Steps[None]:
         self.accessed = True
         yield from self._state.open()
-        yield from self._state.rotate(self._expires())
+        rotated = yield from self._state.rotate(self._expires())
+        # Of two logins at once the later finds its session gone. An anonymous visitor then gets a
+        # new one. Where a user was logged in it may have been a logout: a later save will notice.
+        if not rotated and "_auth_user_id" not in self._state.data.base:
+            yield from self._state.insert(self._expires())
 
     def _delete(self, session_key: str | None) -> Steps[None]:
         session_id = self._state.session_id if session_key is None else _session_id(session_key)

@@ -256,22 +256,16 @@ class State:
             self._settle(snapshot, written)
         return written is not None
 
-    def rotate(self, expires: datetime) -> Steps[None]:
-        """Go on under a new id; with no record, make one.
-
-        Of two logins at once the later finds its session gone. An anonymous visitor then gets a new
-        one. Where a user was logged in it may have been a logout: that a later save must notice.
-        """
+    def rotate(self, expires: datetime) -> Steps[bool]:
+        """Go on under a new id; with no record, make one. False: the session is gone."""
         if (stored := (yield from self._found())) is None:
             yield from self.insert(expires)
-            return
+            return True
         snapshot = self.snapshot()
         written = yield "rotate", stored, snapshot, _capped(expires, stored.created)
         if written is not None:
             self._settle(snapshot, written)
-        elif "_auth_user_id" not in self._base:
-            self.stored = None
-            yield from self.insert(expires)
+        return written is not None
 
     def apply(
         self, name: str, function: Callable[[Any], Any], default: Any, expires: datetime

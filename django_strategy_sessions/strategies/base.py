@@ -199,7 +199,11 @@ class SessionStrategy:
 
 def _load(session_id: str) -> Steps[Stored | None]:
     data = yield "read_data", session_id
-    return None if data is None else Stored(session_id, data)
+    if not data and not isinstance(data, dict):
+        return None
+    if not isinstance(data, dict):
+        raise TypeError(f"read_data() must return a dict or None, not {type(data).__name__}")
+    return Stored(session_id, data)
 
 
 def _insert(data: Data, expires: datetime) -> Steps[Stored]:
@@ -215,6 +219,8 @@ def _merge(stored: Stored, data: Data, expires: datetime) -> Steps[Stored | None
         return None
     data, expires = reconcile(stored, data, expires, current)
     kept = yield "update_data", stored.session_id, data, expires
+    if not isinstance(kept, bool):
+        raise TypeError("update_data() must return whether the session was there (bool)")
     return Stored(stored.session_id, data, expires, current.created) if kept else None
 
 

@@ -1,0 +1,437 @@
+"""Explicit storages: React Router's ``createSessionStorage``, for cookies of a view's own.
+
+A storage shares the engine's core (`state`), so all of its promises hold here too; what differs is
+who asks for loading, saving and the cookie. Several live beside each other and ``request.session``.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from http.cookies import Morsel
+from inspect import iscoroutinefunction
+from typing import Any, Generic, TypedDict, Unpack, cast
+
+from asgiref.sync import async_to_sync
+from django.conf import settings
+from django.contrib.sessions.exceptions import SessionInterrupted
+from django.core.exceptions import ImproperlyConfigured
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
+from django.utils.cache import patch_vary_headers
+from django.utils.http import http_date
+
+from .conf import make_strategy
+from .signing import Secrets, checked_secrets, sign, unsign
+from .state import State, expires_after
+from .strategies.base import SessionStrategy, Steps, arun, flash_name, is_flash, run
+
+if sys.version_info >= (3, 13):
+    from typing import TypeVar
+else:
+    from typing_extensions import TypeVar
+
+D = TypeVar("D", bound=Mapping[str, Any], default=dict[str, Any])
+F = TypeVar("F", bound=Mapping[str, Any], default=D)
+
+_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # a token (RFC 9110, 5.6.2)
+_ATTRIBUTE = re.compile(r"[ -:<-~]*")  # RFC 6265, 4.1.1
+_VALUE = re.compile(r"[!#-+\--:<-\[\]-~]*")
+_SAME_SITE = {"lax": "Lax", "strict": "Strict", "none": "None"}
+_EPOCH = datetime.fromtimestamp(0, UTC)
+
+
+class CookieOptions(TypedDict, total=False):
+    """Of `Cookie`. ``None``, or an empty text, is as if not given."""
+
+    name: str | None
+    secrets: Sequence[str | bytes] | None
+    max_age: int | None
+    expires: datetime | None
+    path: str | None
+    domain: str | None
+    secure: bool | None
+    http_only: bool | None
+    same_site: str | None
+    partitioned: bool | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cookie:
+    """A cookie that holds a session key. The defaults are React Router's: ask for `secure` and
+    `http_only`.
+
+    `secrets`, newest first: by default the project's. `max_age`, in seconds, is reckoned at each
+    commit and goes before `expires`, an aware datetime; with neither the cookie goes when the
+    browser is closed, and the session after ``SESSION_COOKIE_AGE``. `same_site`: "lax", "strict" or
+    "none". Raises `ImproperlyConfigured` for what browsers would refuse (RFC 6265bis, 5.7).
+    """
+
+    name: str = "__session"
+    secrets: Sequence[str | bytes] | None = field(default=None, repr=False)
+    max_age: int | None = None
+    expires: datetime | None = None
+    path: str = "/"
+    domain: str | None = None
+    secure: bool = False
+    http_only: bool = False
+    same_site: str = "lax"
+    partitioned: bool = False
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise ImproperlyConfigured(f"{self.name!r} is not a name for a cookie.")
+        if self.secrets is not None:
+            checked_secrets(self.secrets, f"secrets of the cookie {self.name!r}")
+        if isinstance(self.max_age, bool) or not isinstance(self.max_age, (int, type(None))):
+            self._refuse("needs a max_age in whole seconds")
+        if self.expires is not None and not (
+            isinstance(self.expires, datetime) and self.expires.utcoffset() is not None
+        ):
+            self._refuse("needs an aware datetime for expires")
+        for value in (self.path, self.domain or ""):
+            if not _ATTRIBUTE.fullmatch(value):
+                self._refuse(f"cannot have {value!r} for a path or domain")
+        if self.same_site.lower() not in _SAME_SITE:
+            self._refuse('needs "lax", "strict" or "none" for same_site')
+        if not self.secure:
+            if self.same_site.lower() == "none" or self.partitioned:
+                self._refuse("has to be secure with same_site none or partitioned")
+            if self.name.startswith(("__Host-", "__Secure-")):
+                self._refuse("has to be secure, with this name")
+        if self.name.startswith("__Host-") and (self.domain or self.path != "/"):
+            self._refuse("cannot have a domain, or a path other than '/', with this name")
+
+    def _refuse(self, why: str) -> None:
+        raise ImproperlyConfigured(f"The cookie {self.name!r} {why}.")
+
+    def expires_at(self) -> datetime | None:
+        """The moment when a browser drops the cookie that it is sent now."""
+        if self.max_age is not None:
+            return datetime.now(UTC) + timedelta(seconds=self.max_age)
+        return self.expires
+
+    def session_id(self, cookie_header: str | None) -> str | None:
+        """The id in a ``Cookie`` header: of the first cookie of this name, if its key verifies."""
+        for pair in (cookie_header or "").split(";"):
+            name, _, key = pair.partition("=")
+            if name.strip() == self.name:
+                return unsign(key.strip(), self.name, self._secrets)
+        return None
+
+    def key(self, session_id: str) -> str:
+        key = sign(session_id, self.name, self._secrets)
+        if not _VALUE.fullmatch(key):
+            raise ValueError("A cookie cannot hold the id that create_data() made.")
+        return key
+
+    @property
+    def _secrets(self) -> Secrets | None:
+        return None if self.secrets is None else checked_secrets(self.secrets, self.name)
+
+    def attributes(self) -> dict[str, Any]:
+        """What follows the value in a ``Set-Cookie`` header, in React Router's order."""
+        given = {
+            "Max-Age": None if self.max_age is None else max(0, self.max_age),
+            "Domain": self.domain or None,
+            "Path": self.path or None,
+            "Expires": http_date(self.expires.timestamp()) if self.expires else None,
+            "HttpOnly": self.http_only or None,
+            "Secure": self.secure or None,
+            "Partitioned": self.partitioned or None,
+            "SameSite": _SAME_SITE[self.same_site.lower()],
+        }
+        return {name: value for name, value in given.items() if value is not None}
+
+    def with_options(self, **options: Unpack[CookieOptions]) -> Cookie:
+        given = {name: value for name, value in options.items() if value not in (None, "")}
+        if "expires" in given and "max_age" not in given:
+            given["max_age"] = None  # or the browser would go by the cookie's own
+        return replace(self, **cast(Any, given))
+
+
+class Session(Generic[D, F]):
+    """One session in a view's hands. What it does is written by ``commit_session``, or never."""
+
+    def __init__(
+        self,
+        initial_data: D | Mapping[str, Any] | None = None,
+        id: str = "",  # noqa: A002  (React Router's name)
+    ) -> None:
+        self._state = State(id or None)
+        self._state.replace_data(initial_data or {})
+
+    @property
+    def id(self) -> str:
+        """Empty until there is a record."""
+        return self._state.session_id or ""
+
+    @property
+    def data(self) -> D:
+        """A new dict at each look, of the raw names: a flash is at ``__flash_<name>__``."""
+        return cast(D, self._state.data.copy())
+
+    def has(self, name: str) -> bool:
+        """Whether there is a value or a flash of this name; a flash stays."""
+        return self._state.find(name) is not None
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value, or else the flash, which is taken by that."""
+        found = self._state.find(name)
+        if found is None:
+            return default
+        data = self._state.data
+        return data[name] if found == name else data.pop(found)
+
+    def set(self, name: str, value: Any) -> None:
+        self._state.data[name] = value
+
+    def flash(self, name: str, value: Any) -> None:
+        """Keep a value for the first who reads it, in this request or a later one."""
+        self._state.flash(name, value)
+
+    def unset(self, name: str) -> None:
+        """Remove the value, if there is one; a flash of the same name stays."""
+        self._state.data.pop(name, None)
+
+    @property
+    def typed(self) -> D:
+        """The session as its ``TypedDict``: type checkers know names and values here."""
+        return cast(D, _Values(self._state))
+
+    @property
+    def typed_flash(self) -> F:
+        """Its flashes likewise: ``session.typed_flash["notice"] = "Saved."``; reading takes."""
+        return cast(F, _Flashes(self._state))
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"  # an id is a credential's half, and data is private
+
+
+class _Values(MutableMapping[str, Any]):
+    """The names that are no flashes."""
+
+    def __init__(self, state: State) -> None:
+        self.data = state.data
+
+    def __getitem__(self, name: str) -> Any:
+        return self.data[name]
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self.data[name] = value
+
+    def __delitem__(self, name: str) -> None:
+        del self.data[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([name for name, _ in self.data.raw() if not is_flash(name)])
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+
+class _Flashes(_Values):
+    def __getitem__(self, name: str) -> Any:
+        if name not in self:
+            raise KeyError(name)
+        return self.data.pop(flash_name(name))
+
+    def __contains__(self, name: object) -> bool:
+        return flash_name(str(name)) in self.data
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self.data[flash_name(name)] = value
+
+    def __delitem__(self, name: str) -> None:
+        self[name]
+
+    def __iter__(self) -> Iterator[str]:
+        ends = len(flash_name(""))
+        return iter([raw[8 : 8 - ends] for raw, _ in self.data.raw() if is_flash(raw)])
+
+
+class SessionStorage(Generic[D, F]):
+    """Loads, commits and destroys the sessions of one cookie. Serves every thread and event loop.
+
+    A view gives its request and its response; other code the text of the ``Cookie`` header, and
+    sends the text of the ``Set-Cookie`` header that it gets. Options are those of the cookie, for
+    one call. Raises what the strategy raises, and then there is no cookie.
+    """
+
+    def __init__(self, strategy: SessionStrategy, cookie: Cookie) -> None:
+        self.strategy, self.cookie = strategy, cookie
+
+    def get_session(
+        self, source: HttpRequest | str | None = None, **options: Unpack[CookieOptions]
+    ) -> Session[D, F]:
+        """The session of a request or ``Cookie`` header; a new one where there is none."""
+        return run(self.strategy, self._get(source, options))
+
+    async def aget_session(
+        self, source: HttpRequest | str | None = None, **options: Unpack[CookieOptions]
+    ) -> Session[D, F]:
+        return await arun(self.strategy, self._get(source, options))
+
+    def commit_session(
+        self,
+        session: Session[D, F],
+        response: HttpResponseBase | None = None,
+        *,
+        rotate: bool = False,
+        **options: Unpack[CookieOptions],
+    ) -> str:
+        """Save what changed; return the ``Set-Cookie`` value, which a `response` gets as well.
+
+        `rotate` gives the session a new id, as a login should (ASVS 7.2.4). A new session with
+        nothing in it is not stored, and has no cookie. Raises `SessionInterrupted`, which Django
+        answers with 400, if the session was destroyed meanwhile.
+        """
+        return run(self.strategy, self._commit(session, response, rotate, options))
+
+    async def acommit_session(
+        self,
+        session: Session[D, F],
+        response: HttpResponseBase | None = None,
+        *,
+        rotate: bool = False,
+        **options: Unpack[CookieOptions],
+    ) -> str:
+        return await arun(self.strategy, self._commit(session, response, rotate, options))
+
+    def destroy_session(
+        self,
+        session: Session[D, F],
+        response: HttpResponseBase | None = None,
+        **options: Unpack[CookieOptions],
+    ) -> str:
+        """End the session for good; return the ``Set-Cookie`` value that clears the cookie."""
+        return run(self.strategy, self._destroy(session, response, options))
+
+    async def adestroy_session(
+        self,
+        session: Session[D, F],
+        response: HttpResponseBase | None = None,
+        **options: Unpack[CookieOptions],
+    ) -> str:
+        return await arun(self.strategy, self._destroy(session, response, options))
+
+    def _get(
+        self, source: HttpRequest | str | None, options: CookieOptions
+    ) -> Steps[Session[D, F]]:
+        if isinstance(source, HttpRequest):
+            source = source.headers.get("Cookie")
+        session: Session[D, F] = Session()
+        session._state = State(self.cookie.with_options(**options).session_id(source))
+        yield from session._state.open()
+        return session
+
+    def _commit(
+        self,
+        session: Session[D, F],
+        response: HttpResponseBase | None,
+        rotate: bool,
+        options: CookieOptions,
+    ) -> Steps[str]:
+        # First, for what it refuses must not leave a record behind that no cookie leads to.
+        cookie, state = self.cookie.with_options(**options), session._state
+        if state.session_id is None and not state.data:
+            return _cleared(cookie, response)
+        if cookie.max_age is None and cookie.expires is not None:
+            expires = cookie.expires.astimezone(UTC)
+        else:
+            age = settings.SESSION_COOKIE_AGE if cookie.max_age is None else cookie.max_age
+            expires = expires_after(age)
+        if not (yield from state.rotate(expires) if rotate else state.commit(expires)):
+            raise SessionInterrupted("The session was destroyed before it was committed.")
+        return _sent(cookie, cookie.key(session.id), response)
+
+    def _destroy(
+        self, session: Session[D, F], response: HttpResponseBase | None, options: CookieOptions
+    ) -> Steps[str]:
+        cookie = self.cookie.with_options(**options)
+        yield from session._state.destroy()
+        return _cleared(cookie, response)
+
+
+def create_session_storage(
+    strategy: SessionStrategy | str | Mapping[str, Any] | None = None,
+    *,
+    cookie: Cookie | CookieOptions | None = None,
+    create_data: Callable[..., Any] | None = None,
+    read_data: Callable[..., Any] | None = None,
+    update_data: Callable[..., Any] | None = None,
+    delete_data: Callable[..., Any] | None = None,
+) -> SessionStorage[D, F]:
+    """A storage over a strategy: an instance, what ``SESSION_STRATEGY`` may be, or four functions.
+
+    Each of the functions, a verb of the contract (`strategies.base`), may be ``async def``.
+    """
+    functions = {
+        "create_data": create_data,
+        "read_data": read_data,
+        "update_data": update_data,
+        "delete_data": delete_data,
+    }
+    given = {name: function for name, function in functions.items() if function is not None}
+    if len(given) != (len(functions) if strategy is None else 0):
+        raise ImproperlyConfigured(
+            f"create_session_storage() needs a strategy, or all of {', '.join(functions)}."
+        )
+    if strategy is None:
+        strategy = _Functions(given)
+    elif not isinstance(strategy, SessionStrategy):
+        strategy = make_strategy(strategy)
+    if not isinstance(cookie, Cookie):
+        cookie = Cookie().with_options(**(cookie or {}))
+    if cookie.expires is not None:
+        warnings.warn(
+            f"The cookie {cookie.name!r} has a fixed `expires`, which no commit moves:"
+            " give it to commit_session() instead, or set `max_age`.",
+            stacklevel=2,
+        )
+    return SessionStorage(strategy, cookie)
+
+
+class _Functions(SessionStrategy):
+    """Functions in place of verbs, called with what a verb is called with, and nothing else."""
+
+    def __init__(self, functions: Mapping[str, Callable[..., Any]]) -> None:
+        for verb, function in functions.items():
+            if iscoroutinefunction(function):
+                setattr(self, f"a{verb}", function)
+                function = async_to_sync(function)
+            setattr(self, verb, function)
+
+
+def _sent(cookie: Cookie, value: str, response: HttpResponseBase | None) -> str:
+    attributes = cookie.attributes()
+    if response is not None:
+        patch_vary_headers(response, ("Cookie",))
+        response.cookies[cookie.name] = value
+        morsel = response.cookies[cookie.name]
+        if cookie.partitioned:
+            morsel = _Partitioned()
+            morsel.set(cookie.name, value, value)
+            response.cookies[cookie.name] = morsel
+        morsel.update(
+            {name.lower(): given for name, given in attributes.items() if name != "Partitioned"}
+        )
+    return "; ".join(
+        [f"{cookie.name}={value}"]
+        + [name if given is True else f"{name}={given}" for name, given in attributes.items()]
+    )
+
+
+def _cleared(cookie: Cookie, response: HttpResponseBase | None) -> str:
+    return _sent(replace(cookie, max_age=None, expires=_EPOCH), "", response)
+
+
+class _Partitioned(Morsel[str]):
+    """A cookie with an attribute that the standard library knows since Python 3.14."""
+
+    def OutputString(self, attrs: Any = None) -> str:  # noqa: N802
+        return f"{super().OutputString(attrs)}; Partitioned"
