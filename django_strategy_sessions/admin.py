@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.contrib import admin
 from django.db.models import QuerySet
@@ -21,11 +21,13 @@ else:
 
 @admin.register(StoredSession)
 class StoredSessionAdmin(_ModelAdmin):
-    fields = readonly_fields = list_display = ("owner", "created", "expires", "size")
-    list_display_links = None
-    search_fields = ("owner__exact",)
-    search_help_text = _("The primary key of a user")
-    ordering = ("-expires",)  # indexed
+    fields: ClassVar[Any] = ("owner", "created", "expires", "size")
+    readonly_fields: ClassVar[Any] = fields
+    list_display: Any = fields
+    list_display_links: Any = None
+    search_fields: ClassVar[Any] = ("owner__exact",)
+    search_help_text: ClassVar[Any] = _("The primary key of a user")
+    ordering: ClassVar[Any] = ("-expires",)  # indexed
     show_full_result_count = False
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[StoredSession]:

@@ -40,13 +40,13 @@ class SessionStore(SessionBase):
 
     def __init__(self, session_key: str | None = None) -> None:
         # Not SessionBase's: it sets up per request what is shared here or not always needed.
-        self.accessed = False
+        self.accessed: bool = False
         self._state = State(_session_id(session_key))
         self._foreign_key: str | None = None
         self._signed: tuple[str | None, str | None] = (None, None)
         # For our middleware: why the store could not answer, and whether this was a logout.
         self.outage: StrategyUnavailable | None = None
-        self.flushed = False
+        self.flushed: bool = False
 
     # -- names: SessionBase's, and flash ----------------------------------------------------------
 
@@ -307,7 +307,8 @@ class SessionStore(SessionBase):
     def _flush(self) -> Steps[None]:
         self.accessed = True
         yield from self._state.destroy()
-        self._foreign_key, self.flushed = None, True
+        self._foreign_key = None
+        self.flushed = True
 
     # -- expiry: SessionBase's, but reckoned in UTC, for local time has an hour that comes twice ---
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import uuid
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.conf import settings
 from django.db import models
@@ -44,17 +45,24 @@ class UTCDateTimeField(_DateTimeField):
 class StoredSession(models.Model):
     """One session at rest: neither its id nor its data can be read out of it."""
 
-    id = models.UUIDField(primary_key=True, editable=False)  # records.hashed(session_id)
-    data = models.TextField(editable=False)  # records.seal(session_id, data)
-    expires = UTCDateTimeField(_("expires"))
-    owner = models.CharField(_("owner"), max_length=255, null=True)  # noqa: DJ001  (str of a user's pk)
-    created = UTCDateTimeField(_("created"))
+    # records.hashed(session_id)
+    id: models.UUIDField[str | uuid.UUID, uuid.UUID] = models.UUIDField(
+        primary_key=True, editable=False
+    )
+    # records.seal(session_id, data)
+    data: models.TextField[str, str] = models.TextField(editable=False)
+    expires: UTCDateTimeField = UTCDateTimeField(_("expires"))
+    # str of a user's primary key
+    owner: models.CharField[str | None, str | None] = models.CharField(  # noqa: DJ001
+        _("owner"), max_length=255, null=True
+    )
+    created: UTCDateTimeField = UTCDateTimeField(_("created"))
 
     class Meta:
-        verbose_name = _("session")
-        verbose_name_plural = _("sessions")
+        verbose_name: ClassVar[Any] = _("session")
+        verbose_name_plural: ClassVar[Any] = _("sessions")
         # Declared here, for a db_index on a CharField makes a second one on PostgreSQL.
-        indexes = [  # noqa: RUF012
+        indexes: ClassVar[list[models.Index]] = [
             models.Index(fields=["expires"], name="strategy_sessions_expires"),
             models.Index(fields=["owner"], name="strategy_sessions_owner"),
         ]

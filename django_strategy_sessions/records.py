@@ -22,6 +22,8 @@ from django.core.signals import setting_changed
 from . import signing
 from .strategies.base import serializer
 
+__all__ = ["MAC_LENGTH", "SessionTooLarge", "hashed", "is_current", "new_id", "seal", "unseal"]
+
 MAC_LENGTH = 43
 DEFAULT_MAX_SIZE = 1024 * 1024
 

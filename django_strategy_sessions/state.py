@@ -102,8 +102,8 @@ class State:
     def __init__(self, session_id: str | None = None) -> None:
         self.session_id = session_id
         self.stored: Stored | None = None
-        self.data = Draft({})
-        self.loaded = False  # or put in place
+        self.data: Draft = Draft({})
+        self.loaded: bool = False  # or put in place
         self.spent: Data = {}  # flashes that were read: gone with the save, readable until the end
         self._asked = False
         self._seen: dict[str, bytes] | None = None  # what `modified = False` found changed already

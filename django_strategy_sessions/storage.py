@@ -263,7 +263,8 @@ class SessionStorage(Generic[D, F]):
     """
 
     def __init__(self, strategy: SessionStrategy, cookie: Cookie) -> None:
-        self.strategy, self.cookie = strategy, cookie
+        self.strategy: SessionStrategy = strategy
+        self.cookie: Cookie = cookie
 
     def get_session(
         self, source: HttpRequest | str | None = None, **options: Unpack[CookieOptions]

@@ -40,6 +40,8 @@ from .strategies.base import (
     run,
 )
 
+__all__ = ["AtomicStrategyContract", "StrategyContract"]
+
 T = TypeVar("T")
 Call = tuple[Any, ...]  # (verb, *arguments)
 RunAsync = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -117,7 +119,8 @@ class both_ways:  # noqa: N801  (a decorator)
     """Make two tests of one that is written as steps, on what the method `maker` returns."""
 
     def __init__(self, steps: Callable[[Any], Steps[None]], maker: str = "make_strategy") -> None:
-        self.steps, self.maker = steps, maker
+        self.steps: Callable[[Any], Steps[None]] = steps
+        self.maker: str = maker
 
     def __set_name__(self, owner: type, name: str) -> None:
         def test(contract: StrategyContract) -> None:

@@ -55,6 +55,18 @@ from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.utils.module_loading import import_string
 
+__all__ = [
+    "Apply",
+    "Data",
+    "SessionStrategy",
+    "Stored",
+    "StrategyUnavailable",
+    "flash_name",
+    "is_flash",
+    "reconcile",
+    "same",
+]
+
 Data = dict[str, Any]
 T = TypeVar("T")
 

@@ -223,7 +223,7 @@ class _Answers:
             raise StrategyUnavailable("The sessions' database could not answer.") from error
 
 
-answers = _Answers()  # every verb passes here, and `contextmanager` has its price
+answers: _Answers = _Answers()  # every verb passes here, and `contextmanager` has its price
 
 
 def _is_outage(error: BaseException) -> bool:

@@ -64,7 +64,8 @@ class PostgresStrategy(NativeStrategy, DatabaseStrategy):
 
     def __init__(self, using: str | None = None, timeout: float = 5.0, pool_size: int = 10) -> None:
         super().__init__(using)
-        self.timeout, self._pool_size = timeout, pool_size
+        self.timeout: float = timeout
+        self._pool_size = pool_size
         if self.connection.vendor != "postgresql":
             raise ImproperlyConfigured(
                 f"DATABASES[{self.alias!r}] is {self.connection.display_name}, not PostgreSQL."

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cache, cached_property
 from hashlib import sha1
 from inspect import signature
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
@@ -46,6 +46,17 @@ from redis.retry import Retry
 from .. import records
 from .base import CONFLICTS, Data, Steps, Stored, StrategyUnavailable, reconcile
 from .native import NativeStrategy, PerLoop
+
+if TYPE_CHECKING:  # django-redis has no types
+
+    class _ConnectionFactory:
+        pool_cls_kwargs: dict[str, Any]
+        redis_client_cls_kwargs: dict[str, Any]
+
+        def make_connection_params(self, url: str) -> dict[str, Any]: ...
+
+else:
+    _ConnectionFactory = ConnectionFactory
 
 # The async class of each sync one, by its name.
 _KINDS = {
@@ -113,7 +124,9 @@ class RedisStrategy(NativeStrategy):
                 + f'\nCACHES["{alias}"] = {{"BACKEND": "django_redis.cache.RedisCache",'
                 ' "LOCATION": "redis://127.0.0.1:6379/0"}'
             )
-        self.alias, self.prefix, self.timeout = alias, prefix, timeout
+        self.alias: str = alias
+        self.prefix: str = prefix
+        self.timeout: float = timeout
         self._clients = PerLoop(self._make_async_client, _AsyncClient.aclose)
 
     # -- the verbs, as steps -----------------------------------------------------------------------
@@ -339,7 +352,7 @@ def _async_cluster(client: RedisCluster) -> AsyncRedisCluster:
     )
 
 
-class ClusterConnectionFactory(ConnectionFactory):
+class ClusterConnectionFactory(_ConnectionFactory):
     """django-redis' connection to a Redis Cluster: for ``CONNECTION_FACTORY`` in its ``OPTIONS``.
 
     ``LOCATION`` is the URL of any node.
