@@ -74,6 +74,7 @@ def _strategy() -> Iterator[CheckMessage]:
             " and set `atomic = True` in the class.",
             id="strategy_sessions.W001",
         )
+    yield from strategy.check()
 
 
 def _cookie() -> Iterator[CheckMessage]:

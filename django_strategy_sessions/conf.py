@@ -22,50 +22,53 @@ def get_strategy() -> SessionStrategy:
 
     Raises `ImproperlyConfigured`, chained to its cause.
     """
-    return make_strategy(getattr(settings, "SESSION_STRATEGY", DEFAULT_STRATEGY))
+    strategy = make_strategy(getattr(settings, "SESSION_STRATEGY", DEFAULT_STRATEGY))
+    require_created(strategy)
+    return strategy
 
 
-def make_strategy(setting: Any) -> SessionStrategy:
+def make_strategy(setting: Any, where: str = "SESSION_STRATEGY") -> SessionStrategy:
     """A strategy from a dotted path, or from ``{"BACKEND": path, "OPTIONS": {...}}``."""
     given = {"BACKEND": setting} if isinstance(setting, str) else setting
     if not isinstance(given, dict) or not isinstance(given.get("BACKEND"), str):
         raise ImproperlyConfigured(
-            'SESSION_STRATEGY must be a dotted path or {"BACKEND": "dotted.path", "OPTIONS": {}}.'
+            f'{where} needs a dotted path or {{"BACKEND": "dotted.path", "OPTIONS": {{}}}}.'
         )
     if unknown := given.keys() - {"BACKEND", "OPTIONS"}:
         raise ImproperlyConfigured(
-            f"SESSION_STRATEGY has unknown keys: {', '.join(sorted(map(str, unknown)))}."
+            f"{where} got unknown keys: {', '.join(sorted(map(str, unknown)))}."
         )
     path, options = given["BACKEND"], given.get("OPTIONS", {})
     if not isinstance(options, dict):
-        raise ImproperlyConfigured('SESSION_STRATEGY["OPTIONS"] must be a dict.')
+        raise ImproperlyConfigured(f"{where}: OPTIONS must be a dict.")
     try:
         backend = import_string(path)
     except ImportError as error:
-        raise ImproperlyConfigured(f"SESSION_STRATEGY: {path!r} cannot be imported.") from error
+        raise ImproperlyConfigured(f"{where}: {path!r} cannot be imported.") from error
     if not (isinstance(backend, type) and issubclass(backend, SessionStrategy)):
-        raise ImproperlyConfigured(
-            f"SESSION_STRATEGY: {path!r} is not a subclass of SessionStrategy."
-        )
+        raise ImproperlyConfigured(f"{where}: {path!r} is not a subclass of SessionStrategy.")
     try:
         signature(backend).bind(**options)
     except TypeError as error:
         raise ImproperlyConfigured(
-            f"SESSION_STRATEGY: {path!r} does not take these OPTIONS: {error}."
+            f"{where}: {path!r} does not take these OPTIONS: {error}."
         ) from error
     try:
         strategy: SessionStrategy = backend(**options)
     except ImproperlyConfigured:
         raise
     except Exception as error:
-        raise ImproperlyConfigured(
-            f"SESSION_STRATEGY: {path!r} refuses its OPTIONS: {error}"
-        ) from error
+        raise ImproperlyConfigured(f"{where}: {path!r} refuses its OPTIONS: {error}") from error
+    return strategy
+
+
+def require_created(strategy: SessionStrategy) -> None:
+    """Refuse one that could not keep ``SESSION_ABSOLUTE_AGE``."""
     if getattr(settings, "SESSION_ABSOLUTE_AGE", None) and not strategy.keeps_created:
         raise ImproperlyConfigured(
-            f"SESSION_ABSOLUTE_AGE needs a strategy that keeps `created`: {path!r} does not."
+            "SESSION_ABSOLUTE_AGE needs a strategy that keeps `created`:"
+            f" {type(strategy).__name__} does not."
         )
-    return strategy
 
 
 def _forget(*, setting: str, **kwargs: Any) -> None:

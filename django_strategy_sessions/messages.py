@@ -20,10 +20,13 @@ from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from django.utils.safestring import SafeData, mark_safe
 
-_PREFIX = "__flash_message."
+_NAME = "_message."  # of a flash: nobody else's begin with an underscore
+_RAW = f"__flash_{_NAME}"
 
 
 class FlashStorage(BaseStorage):
+    _queued_messages: list[Message]  # BaseStorage's: what was added and not yet shown
+
     def __init__(self, request: HttpRequest, *args: Any, **kwargs: Any) -> None:
         if not hasattr(getattr(request, "session", None), "flash"):
             raise ImproperlyConfigured(
@@ -31,35 +34,38 @@ class FlashStorage(BaseStorage):
                 ' messages:\nSESSION_ENGINE = "django_strategy_sessions.engine"'
             )
         super().__init__(request, *args, **kwargs)
-        self._shown: list[str] = []  # raw names of what was loaded
+        self._stored: dict[str, Any] = {}  # what was loaded: values, by their raw names
 
     def _get(self, *args: Any, **kwargs: Any) -> tuple[list[Message], bool]:
         session = self.request.session
-        names = list(session.keys())  # which, as values under raw names, shows and takes nothing
+        names = list(session.keys())  # raw ones: reading by them takes nothing
         messages = []
-        for name in sorted(name for name in names if name.startswith(_PREFIX)):
-            level, text, extra_tags, safe = session[name]
+        for name in sorted(name for name in names if name.startswith(_RAW)):
+            level, text, extra_tags, safe = self._stored[name] = session[name]
             messages.append(Message(level, mark_safe(text) if safe else text, extra_tags))  # noqa: S308
-            self._shown.append(name)
-        for level, tag in get_level_tags().items():
-            if tag and (name := f"__flash_{tag}__") in names:
+        for tag, level in {tag: level for level, tag in get_level_tags().items() if tag}.items():
+            if level >= self.level and (name := f"__flash_{tag}__") in names:
+                self._stored[name] = session[name]
                 messages.append(Message(level, session[name]))
-                self._shown.append(name)
         return messages, True
 
     def update(self, response: HttpResponseBase) -> list[Message]:
         """Take away what was shown, and keep what was added since."""
         session: Any = self.request.session
+        added = self._queued_messages
         if self.used:
-            for name in self._shown:
-                session.pop(name, None)
+            for name, value in self._stored.items():
+                if session.get(name) == value:  # and no newer one
+                    session.pop(name)
+        else:
+            # Showing puts them with those that were loaded; `used = False` says it did not count.
+            added = [*getattr(self, "_loaded_data", [])[len(self._stored) :], *added]
+        self._prepare_messages(added)  # type: ignore[attr-defined]
         now = time.time_ns()
-        queued: list[Message] = self._queued_messages  # type: ignore[attr-defined]  # django-stubs
-        self._prepare_messages(queued)  # type: ignore[attr-defined]
-        for position, message in enumerate(queued):
+        for position, message in enumerate(added):
             # Of two requests in one nanosecond neither overwrites the other's.
-            name = f"message.{now:020}.{position:06}.{secrets.token_hex(4)}"
+            name = f"{_NAME}{now:020}.{position:06}.{secrets.token_hex(4)}"
             safe = isinstance(message.message, SafeData)
-            value = [message.level, str(message.message), message.extra_tags, safe]
-            session.flash(name, value)
+            session.flash(name, [message.level, str(message.message), message.extra_tags, safe])
+        self._queued_messages = []
         return []

@@ -43,7 +43,7 @@ class UTCDateTimeField(_DateTimeField):
 
 
 class StoredSession(models.Model):
-    """One session at rest: neither its id nor its data can be read out of it."""
+    """One session at rest. Whoever reads it learns no id; whoever writes it forges no data."""
 
     # records.hashed(session_id)
     id: models.UUIDField[str | uuid.UUID, uuid.UUID] = models.UUIDField(

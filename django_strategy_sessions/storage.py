@@ -11,12 +11,12 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from functools import cached_property
 from http.cookies import Morsel
-from inspect import iscoroutinefunction
 from typing import Any, Generic, TypedDict, Unpack, cast
 
-from asgiref.sync import async_to_sync
+from asgiref.sync import async_to_sync, iscoroutinefunction
 from django.conf import settings
 from django.contrib.sessions.exceptions import SessionInterrupted
 from django.core.exceptions import ImproperlyConfigured
@@ -25,9 +25,9 @@ from django.http.response import HttpResponseBase
 from django.utils.cache import patch_vary_headers
 from django.utils.http import http_date
 
-from .conf import make_strategy
+from .conf import make_strategy, require_created
 from .signing import Secrets, checked_secrets, sign, unsign
-from .state import State, expires_after
+from .state import Draft, State, expires_after
 from .strategies.base import SessionStrategy, Steps, arun, flash_name, is_flash, run
 
 if sys.version_info >= (3, 13):
@@ -46,7 +46,7 @@ _EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 class CookieOptions(TypedDict, total=False):
-    """Of `Cookie`. ``None``, or an empty text, is as if not given."""
+    """The arguments of `Cookie`. ``None``, or an empty text, is as if not given."""
 
     name: str | None
     secrets: Sequence[str | bytes] | None
@@ -65,10 +65,10 @@ class Cookie:
     """A cookie that holds a session key. The defaults are React Router's: ask for `secure` and
     `http_only`.
 
-    `secrets`, newest first: by default the project's. `max_age`, in seconds, is reckoned at each
-    commit and goes before `expires`, an aware datetime; with neither the cookie goes when the
-    browser is closed, and the session after ``SESSION_COOKIE_AGE``. `same_site`: "lax", "strict" or
-    "none". Raises `ImproperlyConfigured` for what browsers would refuse (RFC 6265bis, 5.7).
+    `secrets`, newest first: by default the project's. `max_age`, in seconds, counts from each
+    commit and wins over `expires`, an aware datetime; with neither the cookie goes when the browser
+    is closed, and the session after ``SESSION_COOKIE_AGE``. `same_site`: "lax", "strict" or "none".
+    Raises `ImproperlyConfigured` for what browsers would refuse (RFC 6265bis, 5.7).
     """
 
     name: str = "__session"
@@ -83,10 +83,10 @@ class Cookie:
     partitioned: bool = False
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name):
+        fit = isinstance(self.name, str) and _NAME.fullmatch(self.name)
+        if not fit or Morsel[str]().isReservedKey(self.name):
             raise ImproperlyConfigured(f"{self.name!r} is not a name for a cookie.")
-        if self.secrets is not None:
-            checked_secrets(self.secrets, f"secrets of the cookie {self.name!r}")
+        self._secrets  # noqa: B018  (looked at, so that wrong ones are refused now)
         if isinstance(self.max_age, bool) or not isinstance(self.max_age, (int, type(None))):
             self._refuse("needs a max_age in whole seconds")
         if self.expires is not None and not (
@@ -94,9 +94,12 @@ class Cookie:
         ):
             self._refuse("needs an aware datetime for expires")
         for value in (self.path, self.domain or ""):
-            if not _ATTRIBUTE.fullmatch(value):
+            if not (isinstance(value, str) and _ATTRIBUTE.fullmatch(value)):
                 self._refuse(f"cannot have {value!r} for a path or domain")
-        if self.same_site.lower() not in _SAME_SITE:
+        for flag in (self.secure, self.http_only, self.partitioned):
+            if not isinstance(flag, bool):
+                self._refuse("needs True or False for secure, http_only and partitioned")
+        if str(self.same_site).lower() not in _SAME_SITE:
             self._refuse('needs "lax", "strict" or "none" for same_site')
         if not self.secure:
             if self.same_site.lower() == "none" or self.partitioned:
@@ -108,12 +111,6 @@ class Cookie:
 
     def _refuse(self, why: str) -> None:
         raise ImproperlyConfigured(f"The cookie {self.name!r} {why}.")
-
-    def expires_at(self) -> datetime | None:
-        """The moment when a browser drops the cookie that it is sent now."""
-        if self.max_age is not None:
-            return datetime.now(UTC) + timedelta(seconds=self.max_age)
-        return self.expires
 
     def session_id(self, cookie_header: str | None) -> str | None:
         """The id in a ``Cookie`` header: of the first cookie of this name, if its key verifies."""
@@ -129,9 +126,10 @@ class Cookie:
             raise ValueError("A cookie cannot hold the id that create_data() made.")
         return key
 
-    @property
+    @cached_property
     def _secrets(self) -> Secrets | None:
-        return None if self.secrets is None else checked_secrets(self.secrets, self.name)
+        where = f"secrets of the cookie {self.name!r}"
+        return None if self.secrets is None else checked_secrets(self.secrets, where)
 
     def attributes(self) -> dict[str, Any]:
         """What follows the value in a ``Set-Cookie`` header, in React Router's order."""
@@ -216,7 +214,11 @@ class _Values(MutableMapping[str, Any]):
     """The names that are no flashes."""
 
     def __init__(self, state: State) -> None:
-        self.data = state.data
+        self._state = state
+
+    @property
+    def data(self) -> Draft:
+        return self._state.data
 
     def __getitem__(self, name: str) -> Any:
         return self.data[name]
@@ -231,7 +233,7 @@ class _Values(MutableMapping[str, Any]):
         return iter([name for name, _ in self.data.raw() if not is_flash(name)])
 
     def __len__(self) -> int:
-        return len(list(iter(self)))
+        return sum(1 for _ in self)
 
 
 class _Flashes(_Values):
@@ -247,11 +249,12 @@ class _Flashes(_Values):
         self.data[flash_name(name)] = value
 
     def __delitem__(self, name: str) -> None:
-        self[name]
+        self.data.pop(flash_name(name), None)  # which reading has taken already
 
     def __iter__(self) -> Iterator[str]:
-        ends = len(flash_name(""))
-        return iter([raw[8 : 8 - ends] for raw, _ in self.data.raw() if is_flash(raw)])
+        before, after = flash_name("/").split("/")
+        raws = [raw for raw, _ in self.data.raw() if is_flash(raw)]
+        return iter([raw.removeprefix(before).removesuffix(after) for raw in raws])
 
 
 class SessionStorage(Generic[D, F]):
@@ -259,7 +262,8 @@ class SessionStorage(Generic[D, F]):
 
     A view gives its request and its response; other code the text of the ``Cookie`` header, and
     sends the text of the ``Set-Cookie`` header that it gets. Options are those of the cookie, for
-    one call. Raises what the strategy raises, and then there is no cookie.
+    one call. Raises what the strategy raises, and then there is no cookie. A page that depends on
+    a session but gets no cookie needs ``Vary: Cookie`` from its view.
     """
 
     def __init__(self, strategy: SessionStrategy, cookie: Cookie) -> None:
@@ -288,8 +292,9 @@ class SessionStorage(Generic[D, F]):
         """Save what changed; return the ``Set-Cookie`` value, which a `response` gets as well.
 
         `rotate` gives the session a new id, as a login should (ASVS 7.2.4). A new session with
-        nothing in it is not stored, and has no cookie. Raises `SessionInterrupted`, which Django
-        answers with 400, if the session was destroyed meanwhile.
+        nothing in it is not stored: its value clears the cookie, yet a `response` is left as it is,
+        for another request may have set one. Raises `SessionInterrupted`, which Django answers with
+        400, if the session was destroyed meanwhile.
         """
         return run(self.strategy, self._commit(session, response, rotate, options))
 
@@ -340,7 +345,7 @@ class SessionStorage(Generic[D, F]):
         # First, for what it refuses must not leave a record behind that no cookie leads to.
         cookie, state = self.cookie.with_options(**options), session._state
         if state.session_id is None and not state.data:
-            return _cleared(cookie, response)
+            return _cleared(cookie, None)
         if cookie.max_age is None and cookie.expires is not None:
             expires = cookie.expires.astimezone(UTC)
         else:
@@ -378,14 +383,15 @@ def create_session_storage(
         "delete_data": delete_data,
     }
     given = {name: function for name, function in functions.items() if function is not None}
-    if len(given) != (len(functions) if strategy is None else 0):
+    if bool(given) == (strategy is not None) or 0 < len(given) < len(functions):
         raise ImproperlyConfigured(
             f"create_session_storage() needs a strategy, or all of {', '.join(functions)}."
         )
     if strategy is None:
         strategy = _Functions(given)
     elif not isinstance(strategy, SessionStrategy):
-        strategy = make_strategy(strategy)
+        strategy = make_strategy(strategy, "create_session_storage()")
+    require_created(strategy)
     if not isinstance(cookie, Cookie):
         cookie = Cookie().with_options(**(cookie or {}))
     if cookie.expires is not None:
@@ -412,15 +418,13 @@ def _sent(cookie: Cookie, value: str, response: HttpResponseBase | None) -> str:
     attributes = cookie.attributes()
     if response is not None:
         patch_vary_headers(response, ("Cookie",))
-        response.cookies[cookie.name] = value
-        morsel = response.cookies[cookie.name]
-        if cookie.partitioned:
-            morsel = _Partitioned()
-            morsel.set(cookie.name, value, value)
-            response.cookies[cookie.name] = morsel
+        # A new one, for the old would keep its attributes, and quote some ids.
+        morsel = _Partitioned() if cookie.partitioned else Morsel[str]()
+        morsel.set(cookie.name, value, value)
         morsel.update(
             {name.lower(): given for name, given in attributes.items() if name != "Partitioned"}
         )
+        response.cookies[cookie.name] = morsel
     return "; ".join(
         [f"{cookie.name}={value}"]
         + [name if given is True else f"{name}={given}" for name, given in attributes.items()]

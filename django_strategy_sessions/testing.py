@@ -337,6 +337,22 @@ class StrategyContract:
         assert (yield "read_data", ours.session_id) == {newer: "two"}
 
     @both_ways
+    def test_a_flash_outlives_the_removal_of_an_older_one(self) -> Steps[None]:
+        name = flash_name("notice")
+        ours = yield "insert", {name: "one"}, later()
+        yield "merge", ours, {}, later()
+        yield "merge", ours, {name: "two"}, later()
+        assert (yield "read_data", ours.session_id) == {name: "two"}
+
+    @both_ways
+    def test_a_flash_that_was_removed_does_not_come_back(self) -> Steps[None]:
+        name = flash_name("notice")
+        ours = yield "insert", {name: "one"}, later()
+        yield "merge", ours, {}, later()
+        yield "merge", ours, {name: "one", "a": 1}, later()
+        assert (yield "read_data", ours.session_id) == {"a": 1}
+
+    @both_ways
     def test_an_expiry_that_others_set_stays(self) -> Steps[None]:
         ours = yield "insert", {"a": 1}, later(60)
         chosen = later(7200)

@@ -13,6 +13,8 @@ Data = TypeVar("Data", bound=Mapping[str, Any])
 def typed_session(request: HttpRequest, data: type[Data]) -> Data:
     """``request.session``, which type checkers then take for a `data`, a ``TypedDict``.
 
-    Nothing is checked at run time. What is not a dict's, ``flash()`` for one, is on the request's.
+    Nothing is checked at run time. ``[]``, ``in``, ``del``, ``get``, ``pop``, ``setdefault``,
+    ``update``, ``keys``, ``values``, ``items`` and ``clear`` work; a session has no other of a
+    dict's, such as ``len``. What is a session's own, as ``flash()``, is on the request's.
     """
     return cast(Data, request.session)

@@ -13,7 +13,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django_strategy_sessions.conf import get_strategy
 from django_strategy_sessions.strategies.base import SessionStrategy
 
-from .conftest import DATABASE, MEMORY
+from .conftest import DATABASE, MEMORY, REDIS
+from .servers import redis_url
 
 
 class NotAtomic(SessionStrategy):
@@ -30,6 +31,8 @@ class Refuses(SessionStrategy):
 
 
 HERE = __name__
+REDIS_CACHE = {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": redis_url()}
+SHARED = {"default": REDIS_CACHE, "sessions": {**REDIS_CACHE, "KEY_PREFIX": "other"}}
 WRONG = {
     "string": ("E001", {"SESSION_COOKIE_SECRETS": "a string of more than thirty-two characters"}),
     "empty": ("E001", {"SESSION_COOKIE_SECRETS": []}),
@@ -64,6 +67,7 @@ WRONG = {
     ),
     "samesite": ("E007", {"SESSION_COOKIE_SAMESITE": "None"}),
     "atomic": ("W001", {"SESSION_STRATEGY": f"{HERE}.NotAtomic"}),
+    "shared database": ("W004", {"SESSION_STRATEGY": REDIS, "CACHES": SHARED}),
     "engine": ("W002", {"SESSION_ENGINE": "django.contrib.sessions.backends.db"}),
     "middleware": ("W003", {"MIDDLEWARE": ["django.middleware.common.CommonMiddleware"]}),
 }
@@ -88,6 +92,16 @@ def test_what_is_wrong_is_told_with_a_hint_to_paste(settings, expected, wrong):
     assert "hunter2" not in str(message)
     if expected != "W001":
         ast.parse(message.hint)  # Python, as it stands
+
+
+def test_the_default_cache_is_for_caching(settings):
+    """So sessions in it are told of too."""
+    settings.CACHES = {"default": REDIS_CACHE}
+    settings.SESSION_STRATEGY = REDIS["BACKEND"]
+    assert [message.id for message in ours()] == ["strategy_sessions.W004"]
+    exec(ours()[0].hint, names := {"CACHES": settings.CACHES})
+    settings.CACHES, settings.SESSION_STRATEGY = names["CACHES"], names["SESSION_STRATEGY"]
+    assert ours() == []
 
 
 def test_the_app_that_is_not_installed_is_told_by_check(settings):

@@ -51,7 +51,7 @@ def test_only_the_expiry_is_written_when_only_it_moves(django_assert_num_queries
     assert '"data" =' not in query["sql"].split("WHERE")[0]
 
 
-def test_ids_and_data_cannot_be_read_out_of_the_table():
+def test_ids_cannot_be_read_out_of_the_table_and_data_is_sealed():
     stored = strategy.insert({"_auth_user_id": "1", "a": 1}, later())
     row = StoredSession.objects.get()
     assert row.id.hex == records.hashed(stored.session_id)
@@ -68,6 +68,19 @@ def test_the_owner_is_the_user_that_is_logged_in():
     created = StoredSession.objects.get().created
     client.get("/write/?a=2")
     assert StoredSession.objects.get().created == created
+
+
+def test_deleting_the_rows_of_an_owner_logs_that_user_out_everywhere():
+    visitors = {}
+    for name in ("ada", "ada on the phone", "bob"):
+        user, _ = get_user_model().objects.get_or_create(username=name.split()[0])
+        visitors[name] = Client()
+        visitors[name].force_login(user)
+    ada = get_user_model().objects.get(username="ada")
+    assert StoredSession.objects.filter(owner=ada.pk).count() == 2
+    StoredSession.objects.filter(owner=ada.pk).delete()
+    shown = {name: client.get("/whoami/").content for name, client in visitors.items()}
+    assert shown == {"ada": b"", "ada on the phone": b"", "bob": b"bob"}
 
 
 def test_a_row_that_was_tampered_with_is_no_session(caplog):

@@ -701,6 +701,20 @@ def test_consuming_a_flash_leaves_a_newer_one_that_nobody_saw():
     assert again(session)["notice"] == "second"
 
 
+@pytest.mark.parametrize("first", ["reader", "writer"])
+def test_of_requests_at_one_time_the_order_of_saving_costs_no_flash(strategy, first):
+    session = SessionStore()
+    session.flash("notice", "old")
+    session.flash("other", "seen")
+    session.save()
+    reader, writer = again(session), again(session)
+    assert (reader["notice"], reader["other"]) == ("old", "seen")
+    writer.flash("notice", "new")
+    for each in (reader, writer) if first == "reader" else (writer, reader):
+        each.save()
+    assert dict(again(session).items()) == {"__flash_notice__": "new"}
+
+
 def test_a_flash_after_a_read_is_a_new_one():
     session = SessionStore()
     session.flash("notice", "first")

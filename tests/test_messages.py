@@ -135,7 +135,6 @@ def test_tags_and_safe_texts_survive(strategy):
 
 
 def test_messages_of_concurrent_requests_all_survive(strategy):
-    SessionStore().save()
     first = SessionStore()
     first["name"] = "value"
     first.save()
@@ -159,6 +158,63 @@ def test_showing_messages_leaves_those_that_came_meanwhile(strategy):
     reader.update(HttpResponse())
     reader.request.session.save()
     assert [str(message) for message in loaded(session.session_key)] == ["newer", "new"]
+
+
+@pytest.mark.parametrize("first", ["reader", "writer"])
+def test_showing_a_flash_leaves_one_that_came_meanwhile(strategy, first):
+    session = SessionStore()
+    session.flash("error", "old")
+    session.save()
+    reader, writer = loaded(session.session_key), SessionStore(session.session_key)
+    assert [str(message) for message in reader] == ["old"]
+    reader.update(HttpResponse())
+    writer.flash("error", "new")
+    for each in (reader.request.session, writer)[:: 1 if first == "reader" else -1]:
+        each.save()
+    assert [str(message) for message in loaded(session.session_key)] == ["new"]
+
+
+def test_a_flash_that_is_set_after_it_was_shown_is_a_new_one(strategy):
+    session = SessionStore()
+    session.flash("error", "one")
+    session.save()
+    storage = loaded(session.session_key)
+    assert [str(message) for message in storage] == ["one"]
+    storage.request.session.flash("error", "two")
+    storage.update(HttpResponse())
+    storage.request.session.save()
+    assert [str(message) for message in loaded(session.session_key)] == ["two"]
+
+
+def test_what_was_iterated_but_not_used_stays(strategy):
+    session = SessionStore()
+    stored(session, (20, "old"))
+    storage = loaded(session.session_key)
+    storage.add(20, "new")
+    assert len(list(storage)) == 2
+    storage.used = False
+    storage.update(HttpResponse())
+    storage.request.session.save()
+    assert [str(message) for message in loaded(session.session_key)] == ["old", "new"]
+
+
+def test_levels_that_share_a_tag_show_a_flash_once(strategy, visitor):
+    with override_settings(MESSAGE_TAGS={constants.DEBUG: "info"}):
+        visitor.get("/flash/", {"name": "info", "text": "hello"})
+        assert shown(visitor) == ["info: hello"]
+
+
+def test_a_flash_below_the_level_of_the_request_waits(strategy, visitor):
+    visitor.get("/flash/", {"name": "debug", "text": "details"})
+    assert shown(visitor) == []
+    with override_settings(MESSAGE_LEVEL=constants.DEBUG):
+        assert shown(visitor) == ["debug: details"]
+
+
+def test_names_that_look_like_messages_are_flashes_of_their_own(strategy, visitor):
+    visitor.get("/flash/", {"name": "message.sent", "text": "yes"})
+    assert shown(visitor) == []
+    assert visitor.session["message.sent"] == "yes"
 
 
 def test_a_session_that_knows_no_flash_is_refused():

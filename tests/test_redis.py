@@ -239,7 +239,7 @@ def test_clearing_a_cache_of_another_database_logs_nobody_out(make, server):
 def test_clearing_a_cache_of_the_same_database_ends_its_sessions(make, server):
     strategy, other = make(server.url), make(server.url)
     stored = strategy.insert({"a": 1}, later())
-    caches[other.alias].clear()  # FLUSHDB, as RedisStrategy's docstring warns
+    caches[other.alias].clear()  # FLUSHDB, as a check warns
     assert strategy.load(stored.session_id) is None
     assert strategy.merge(stored, {"a": 2}, later()) is None
 

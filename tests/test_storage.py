@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import pickle
-from datetime import UTC, datetime
 from http.cookies import SimpleCookie
 
 import pytest
@@ -202,6 +201,59 @@ def test_requests_at_one_time_lose_nothing(strategy):
     assert storage.get_session(cookie).data == {"a": 1, "b": 2, "c": 3}
 
 
+@pytest.mark.parametrize("first", ["reader", "writer"])
+def test_at_one_time_a_flash_is_neither_lost_nor_seen_twice(strategy, first):
+    storage = create_session_storage(strategy)
+    session = Session({"__flash_notice__": "old", "__flash_other__": "seen"})
+    cookie = storage.commit_session(session).partition(";")[0]
+    reader, writer = storage.get_session(cookie), storage.get_session(cookie)
+    assert (reader.get("notice"), reader.get("other")) == ("old", "seen")
+    writer.flash("notice", "new")
+    for each in (reader, writer) if first == "reader" else (writer, reader):
+        storage.commit_session(each)
+    assert storage.get_session(cookie).data == {"__flash_notice__": "new"}
+
+
+def test_a_response_is_never_left_with_an_older_answers_attributes():
+    """A cookie that is cleared has no Max-Age, which would go before its Expires."""
+    storage = create_session_storage(MEMORY, cookie={"max_age": 60})
+    response, session = HttpResponse(), Session({"a": 1})
+    storage.commit_session(session, response)
+    cleared = storage.destroy_session(session, response)
+    sent = response.cookies["__session"].OutputString().lower()
+    assert {*sent.split("; ")} == {*cleared.lower().split("; ")}
+
+
+def test_an_id_comes_back_from_a_response_as_it_was_made():
+    rows = Rows()
+    storage = create_session_storage(
+        create_data=lambda data, expires: rows.setdefault("ab/cd=@==", data) and "ab/cd=@==",
+        read_data=rows.get, update_data=rows.update, delete_data=rows.delete,
+    )  # fmt: skip
+    response = HttpResponse()
+    storage.commit_session(Session({"a": 1}), response)
+    sent = response.cookies["__session"].OutputString().partition(";")[0]
+    assert storage.get_session(sent).data == {"a": 1}
+
+
+def test_an_empty_session_leaves_the_cookie_that_another_response_has_set():
+    response = HttpResponse()
+    cart.commit_session(cart.get_session(), response)
+    assert not response.cookies
+
+
+class Unsure(SessionStrategy):
+    """Does not say when a session was created."""
+
+
+def test_an_absolute_age_that_cannot_be_kept_is_refused(settings):
+    settings.SESSION_ABSOLUTE_AGE = 60
+    functions = dict.fromkeys(["create_data", "read_data", "update_data", "delete_data"], print)
+    for given in (functions, {"strategy": Unsure()}):
+        with pytest.raises(ImproperlyConfigured, match="SESSION_ABSOLUTE_AGE"):
+            create_session_storage(**given)
+
+
 def test_the_absolute_age_holds_here_too(settings):
     settings.SESSION_ABSOLUTE_AGE = 60
     strategy = MemoryStrategy()
@@ -237,14 +289,17 @@ def test_typed_views_of_a_session_are_its_names_and_its_flashes():
     assert len(session.typed_flash) == 0
 
 
-class Unsure(SessionStrategy):
-    def read_data(self, session_id):
-        return {"a": 1}
+def test_typed_flashes_can_be_popped_and_cleared():
+    session = Session({"__flash_m__": 1, "__flash_n__": 2, "__flash_o__": 3, "a": 4})
+    assert session.typed_flash.pop("m") == 1
+    session.typed_flash.clear()
+    assert session.data == {"a": 4}
 
 
-def test_a_session_that_is_only_read_is_never_written():
-    storage = create_session_storage(Unsure())
-    header = f"__session={storage.cookie.key('one')}"
-    assert storage.get_session(header).get("a") == 1
-    assert storage.cookie.session_id(header) == "one"
-    assert datetime.now(UTC)
+def test_typed_views_go_on_with_their_session():
+    session = Session({"a": 1})
+    typed = session.typed
+    cart.destroy_session(session)
+    assert dict(typed) == {}
+    typed["b"] = 2
+    assert session.data == {"b": 2}

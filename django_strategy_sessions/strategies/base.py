@@ -45,7 +45,7 @@ What every strategy promises:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -53,6 +53,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from asgiref.sync import sync_to_async
 from django.conf import settings
+from django.core.checks import CheckMessage
 from django.utils.module_loading import import_string
 
 __all__ = [
@@ -161,6 +162,10 @@ class SessionStrategy:
         """How many sessions `clear_expired` would delete now."""
         raise NotImplementedError(f"{type(self).__name__} does not define count_expired()")
 
+    def check(self) -> Iterable[CheckMessage]:
+        """What ``manage.py check`` should say of how the strategy is set up."""
+        return ()
+
     # -- the same for async code ------------------------------------------------------------------
     # By default the sync verb in a thread. An `a` twin that an author wrote is used by the default
     # engine verbs too, and a sync engine verb that an author wrote is never bypassed.
@@ -256,7 +261,8 @@ def reconcile(
 
     Names that only one side changed keep that side's value; of a name that both changed, ours, the
     later, wins; removing a name wins over changing it, except that removing a flash takes only
-    the value that was seen. A `_session_expiry` that only the other side changed keeps its expiry.
+    the value that was seen, whoever comes first. A `_session_expiry` that only the other side
+    changed keeps its expiry.
     """
     ours, base, theirs = data, stored.data, current.data
     if current is not stored:
@@ -265,7 +271,7 @@ def reconcile(
             if (
                 isinstance(value, Apply)
                 or name not in base
-                or (name in theirs and not same(value, base[name]))
+                or ((name in theirs or is_flash(name)) and not same(value, base[name]))
             ):
                 data[name] = value
         for name in base.keys() - ours.keys():

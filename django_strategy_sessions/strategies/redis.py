@@ -17,6 +17,7 @@ from inspect import signature
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from django.conf import settings
+from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 from django_redis import get_redis_connection
@@ -213,6 +214,24 @@ class RedisStrategy(NativeStrategy):
 
     def _key(self, session_id: str) -> str:
         return self.prefix + records.hashed(session_id)
+
+    def check(self) -> Iterator[checks.CheckMessage]:
+        ours = settings.CACHES[self.alias].get("LOCATION")
+        for alias, given in settings.CACHES.items():
+            if given.get("LOCATION") == ours and (alias != self.alias or alias == "default"):
+                yield checks.Warning(
+                    f"The cache {alias!r} is in the sessions' Redis database: its clear() would"
+                    " log everybody out.",
+                    hint='CACHES["sessions"] = {\n'
+                    '    "BACKEND": "django_redis.cache.RedisCache",\n'
+                    '    "LOCATION": "redis://127.0.0.1:6379/1",  # a database of its own\n'
+                    "}\n"
+                    "SESSION_STRATEGY = {\n"
+                    '    "BACKEND": "django_strategy_sessions.strategies.redis.RedisStrategy",\n'
+                    '    "OPTIONS": {"alias": "sessions"},\n'
+                    "}",
+                    id="strategy_sessions.W004",
+                )
 
     def clear_expired(self, batch_size: int) -> Iterator[int]:
         return iter(())
