@@ -41,7 +41,8 @@ class SessionStore(SessionBase):
     def __init__(self, session_key: str | None = None) -> None:
         # Not SessionBase's: it sets up per request what is shared here or not always needed.
         self.accessed: bool = False
-        self._state = State(_session_id(session_key))
+        self._given_id = _session_id(session_key)
+        self._state = State(self._given_id)
         self._foreign_key: str | None = None
         self._signed: tuple[str | None, str | None] = (None, None)
         # For our middleware: why the store could not answer, and whether this was a logout.
@@ -303,6 +304,40 @@ class SessionStore(SessionBase):
         session_id = self._state.session_id if session_key is None else _session_id(session_key)
         if session_id is not None:
             yield "delete_data", session_id
+
+    # -- for our middleware: about the key that the client has sent, without holding it, for locals
+    # are shown in error reports
+
+    @property
+    def was_given(self) -> bool:
+        """Whether the client's key verified."""
+        return self._given_id is not None
+
+    @property
+    def has_moved(self) -> bool:
+        """Whether the session has another id than the client's key."""
+        return self._state.session_id != self._given_id
+
+    def flush_given(self) -> None:
+        """End the client's session once more: the view's transaction may have undone that."""
+        self._run(self._flush_given())
+
+    async def aflush_given(self) -> None:
+        await self._arun(self._flush_given())
+
+    def _flush_given(self) -> Steps[None]:
+        if self._given_id is not None:
+            yield "delete_data", self._given_id
+
+    def is_kept(self) -> bool:
+        """Whether the store holds the session now."""
+        return self._run(self._is_kept())
+
+    async def ais_kept(self) -> bool:
+        return await self._arun(self._is_kept())
+
+    def _is_kept(self) -> Steps[bool]:
+        return (yield from self._state.load()) is not None
 
     def _flush(self) -> Steps[None]:
         self.accessed = True

@@ -22,7 +22,6 @@ from django.utils.cache import patch_vary_headers
 from django.utils.http import http_date
 
 from .engine import SessionStore
-from .signing import unsign
 from .strategies.base import Steps, StrategyUnavailable, arun, run
 
 RETRY_AFTER = "10"  # seconds, in the answer of a site whose store is down (RFC 9110, 10.2.3)
@@ -70,26 +69,28 @@ def _finished(
 ) -> Steps[None]:
     """Save what changed, and let the client's cookie follow: on a session, as steps."""
     accessed, failed = session.accessed, response.status_code >= 500
-    sent = request.COOKIES.get(settings.SESSION_COOKIE_NAME)
-    sent_id = _id(sent)
+    ended = session.flushed and not session.outage
     if settings.SESSION_SAVE_EVERY_REQUEST and session.session_key and not failed:
         yield ("keys",)  # of a session whose record is gone nothing must be made
     if accessed:
         patch_vary_headers(response, ("Cookie",))
     if session.is_empty():
+        if ended:
+            yield ("flush_given",)
         # One that verifies may be good again, when a backup is restored or a clock set right.
-        if sent is not None and (session.flushed or sent_id is None):
+        sent = settings.SESSION_COOKIE_NAME in request.COOKIES
+        if sent and (ended or not session.was_given):
             _delete_cookie(response)
     elif failed:
         # Nothing is saved. But after a rotation only the new key leads to the session.
-        if accessed and _id(session.session_key) != sent_id and (yield from _holds(session)):
+        if accessed and session.has_moved and (yield from _holds(session)):
             yield from _set_cookie(session, response)
     elif session.modified or settings.SESSION_SAVE_EVERY_REQUEST:
         try:
             yield ("save",)
         except UpdateError as error:
-            if _id(session.session_key) != sent_id and (yield "exists", sent):
-                return  # the rotation was rolled back with the view's transaction
+            if session.has_moved:
+                return  # nobody else knows that id: it was rolled back with the view's transaction
             raise SessionInterrupted(
                 "The request's session was deleted before the request completed."
                 " The user may have logged out in a concurrent request, for example."
@@ -100,13 +101,9 @@ def _finished(
 def _holds(session: SessionStore) -> Steps[bool]:
     """Whether the store holds the session, as far as it can say."""
     try:
-        return bool((yield "exists", session.session_key))
+        return bool((yield ("is_kept",)))
     except StrategyUnavailable:
         return False
-
-
-def _id(key: str | None) -> str | None:
-    return unsign(key, settings.SESSION_COOKIE_NAME) if key else None
 
 
 def _set_cookie(session: SessionStore, response: HttpResponseBase) -> Steps[None]:

@@ -7,7 +7,6 @@ import asyncio
 import pytest
 from asgiref.sync import sync_to_async
 from django.db import connections
-from django_redis.pool import ConnectionFactory
 
 from django_strategy_sessions.conf import get_strategy
 
@@ -46,17 +45,6 @@ def middleware(request, settings):
     """Either middleware, in its place."""
     settings.MIDDLEWARE = [request.param, *settings.MIDDLEWARE[1:]]
     return request.param
-
-
-class KeepsNothing(dict):
-    def __contains__(self, key):
-        return False
-
-
-@pytest.fixture
-def pools_unshared(monkeypatch):
-    """django-redis keeps its pools by their urls, whatever the options and the test."""
-    monkeypatch.setattr(ConnectionFactory, "_pools", KeepsNothing())
 
 
 def run_in_loop(work):

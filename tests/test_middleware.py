@@ -12,6 +12,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.http import HttpResponse
 from django.test import AsyncClient, AsyncRequestFactory, Client, RequestFactory
+from django.views.debug import ExceptionReporter
 from sessions_tests import tests as django_tests
 
 from django_strategy_sessions.engine import SessionStore
@@ -161,6 +162,61 @@ def test_a_login_that_is_rolled_back_leaves_the_old_cookie_good(
     assert response.status_code == {"logincrash": 500, "loginundone": 409}[page]
     assert "sessionid" not in response.cookies
     assert client.get("/read/").json()["value"] == "cart"
+
+
+def test_a_first_login_that_is_rolled_back_is_the_views_answer(settings, client, user):
+    settings.SESSION_STRATEGY = DATABASE
+    response = client.get("/loginundone/")
+    assert (response.status_code, response.content) == (409, b"no")
+    assert "sessionid" not in response.cookies
+
+
+@pytest.mark.parametrize("page", ["logoutundone", "logoutcrash"])
+def test_a_logout_is_final_though_its_view_is_rolled_back(
+    settings, client, user, monkeypatch, page
+):
+    settings.SESSION_STRATEGY = DATABASE
+    monkeypatch.setitem(connections["default"].settings_dict, "ATOMIC_REQUESTS", True)
+    client.get("/login/")
+    key = client.cookies["sessionid"].value
+    response = client.get(f"/{page}/")
+    assert response.cookies["sessionid"].value == ""
+    assert SessionStore(key).get("_auth_user_id") is None
+
+
+@pytest.mark.parametrize("page", ["interrupted", "down"])
+def test_an_error_report_shows_no_key(strategy, monkeypatch, page):
+    def view(request):
+        request.session["name"] = "more"
+        if page == "interrupted":
+            SessionStore(request.session.session_key).flush()
+        else:
+            monkeypatch.setattr(strategy, "merge", down)
+        return HttpResponse()
+
+    def down(*given):
+        raise StrategyUnavailable("down")
+
+    session = SessionStore()
+    session["name"] = "private"
+    session.save()
+    cookie = {"cookie": f"sessionid={session.session_key}"}
+    request = RequestFactory().get("/", headers=cookie)
+    del cookie  # for this frame is in the report
+    caught = []
+    monkeypatch.setattr(
+        "django_strategy_sessions.middleware.response_for_exception",
+        lambda request, error: caught.append(error) or HttpResponse(status=500),
+    )
+    try:
+        SessionMiddleware(view)(request)
+    except SessionInterrupted as error:
+        caught.append(error)
+    (error,) = caught
+    report = ExceptionReporter(request, type(error), error, error.__traceback__)
+    html = report.get_traceback_html()
+    assert "_finished" in html
+    assert session.session_key not in html
 
 
 def test_a_logout_in_another_tab_interrupts_a_save(strategy, user):

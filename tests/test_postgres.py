@@ -493,21 +493,17 @@ def test_it_assumes_the_role_of_the_database(server, strategy, do):
 
 
 @pytest.mark.parametrize("checked", [False, True])
-def test_a_connection_that_the_server_ended_is_an_outage_at_most_once(
+def test_a_connection_that_the_server_ended_is_not_even_noticed(
     server, strategy, monkeypatch, checked
 ):
     monkeypatch.setitem(connections["postgres"].settings_dict, "CONN_MAX_AGE", None)
     monkeypatch.setitem(connections["postgres"].settings_dict, "CONN_HEALTH_CHECKS", checked)
-    stored, outages = strategy.insert({"a": 1}, later()), 0
+    stored = strategy.insert({"a": 1}, later())
     (before,) = backends()
     ask("SELECT pg_terminate_backend(%s, 10000)", before)
     for _ in range(5):
         close_old_connections()  # as each request does
-        try:
-            assert strategy.load(stored.session_id).data == {"a": 1}
-        except StrategyUnavailable:
-            outages += 1
-    assert outages == (0 if checked else 1)
+        assert strategy.load(stored.session_id).data == {"a": 1}
     assert backends() - {before}
 
 
@@ -734,6 +730,28 @@ def test_a_forked_process_has_a_connection_of_its_own(server, strategy):
     assert read == [{"number": 1}] * 50
     assert theirs != mine
     assert visits(0)[0] == mine
+
+
+@forking
+def test_a_forked_process_has_a_pool_of_its_own(server):
+    """Where Django keeps one."""
+    pooled = database(server.url, pool={"min_size": 2, "max_size": 2})
+    with pointed(**{**pooled, "CONN_MAX_AGE": 0}):
+        strategy = PostgresStrategy("postgres", timeout=PATIENCE)
+        stored = [strategy.insert({"number": number}, later()) for number in range(2)]
+        connections["postgres"].close()  # gives it back
+
+        def visits(number):
+            read = [strategy.read_data(stored[number].session_id) for _ in range(50)]
+            connections["postgres"].close()
+            return read
+
+        try:
+            with in_child(lambda: visits(1)) as answer:
+                assert visits(0) == [{"number": 0}] * 50
+        finally:
+            connections["postgres"].close_pool()
+    assert answer == [[{"number": 1}] * 50]
 
 
 @forking

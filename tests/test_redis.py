@@ -15,6 +15,7 @@ from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import time_machine
 from django.core.cache import caches
 from django.core.exceptions import ImproperlyConfigured
 from django_redis.cache import RedisCache
@@ -37,7 +38,7 @@ def server():
 
 
 @pytest.fixture
-def make(settings, pools_unshared):
+def make(settings):
     """Make a strategy over a cache of its own at `url`, with these `OPTIONS`."""
 
     def make_strategy(url, OPTIONS=None, **given):
@@ -225,6 +226,22 @@ def test_a_server_that_forgot_the_script_learns_it_in_the_same_call(server, stra
     with watched(server) as sent:
         call(strategy, verb, stored, {"a": 4}, later())
     assert [command.split()[0] for command in sent] == ["EVALSHA"]
+
+
+@pytest.mark.parametrize("verb", ["merge", "rotate"])
+def test_a_session_ends_by_our_clock_whatever_the_servers_says(strategy, call, verb):
+    stored = call(strategy, "insert", {"a": 1}, later(5))
+    with time_machine.travel(later(6)):
+        assert call(strategy, verb, stored, {"a": 2}, later(60)) is None
+    assert call(strategy, "load", stored.session_id).data == {"a": 1}
+
+
+def test_a_session_may_outlive_its_header(strategy, call):
+    end = datetime.max.replace(tzinfo=UTC)
+    stored = call(strategy, "insert", {"a": 1}, end)
+    loaded = call(strategy, "load", stored.session_id)
+    assert loaded.data == {"a": 1}
+    assert loaded.expires.year == 2286
 
 
 def test_clearing_a_cache_of_another_database_logs_nobody_out(make, server):
@@ -460,6 +477,41 @@ def test_a_server_that_hangs_is_unavailable_after_the_timeout(server, make, call
         server.resume()
     assert time.monotonic() - begins < BOUND
     assert call(strategy, "load", stored.session_id).session_id == stored.session_id
+
+
+def test_connections_that_a_cache_has_already_do_not_lengthen_the_wait(server, make):
+    strategy = make(server.url, timeout=0.5)
+    cache = caches[strategy.alias]
+    cache.set("cached", 1)
+    stored = strategy.insert({"a": 1}, later())
+    server.pause()
+    begins = time.monotonic()
+    try:
+        with pytest.raises(StrategyUnavailable):
+            strategy.load(stored.session_id)
+    finally:
+        server.resume()
+    assert time.monotonic() - begins < 4  # redis-py's own time-out is five seconds
+    assert cache.get("cached") == 1
+
+
+@pytest.mark.parametrize("end", ["stop", "kill"])
+def test_a_server_that_was_restarted_answers_at_once_on_every_connection(make, end):
+    with Valkey() as own:
+        strategy = make(own.url)
+
+        async def main():
+            stored = await strategy.ainsert({"a": 1}, later())
+
+            async def together():
+                return await asyncio.gather(*(strategy.aload(stored.session_id) for _ in range(8)))
+
+            await together()
+            await asyncio.to_thread(getattr(own, end))
+            await asyncio.to_thread(own.start)
+            assert [loaded.data for loaded in await together()] == [{"a": 1}] * 8
+
+        asyncio.run(main())
 
 
 def test_a_timeout_of_the_alias_goes_before_the_strategys(server, make, call):

@@ -55,7 +55,7 @@ class TestRedisStrategyOnAClusterInEventLoops(InEventLoops, TestRedisStrategyOnA
 
 
 @pytest.fixture
-def sentinels(pools_unshared):
+def sentinels():
     """A primary, its replica, and three that watch them."""
     with ExitStack() as stack:
         primary = stack.enter_context(Valkey())

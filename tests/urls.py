@@ -95,6 +95,18 @@ def loginundone(request):
     return HttpResponse("no", status=409)
 
 
+@transaction.atomic
+def logoutundone(request):
+    logout(request)
+    transaction.set_rollback(True)
+    return HttpResponse("goodbye")
+
+
+def logoutcrash(request):
+    logout(request)
+    raise RuntimeError("after the logout")
+
+
 async def aread(request):
     value = await request.session.aget("name")
     return JsonResponse({"value": value, "key": request.session.session_key})
@@ -123,7 +135,7 @@ async def awhoami(request):
 
 VIEWS = [
     untouched, read, write, nested, clear, fail, unserializable, login, logout, whoami, csrf,
-    logincrash, loginundone, flash, show, say, said, aread, awrite, alogin, alogout, awhoami,
+    logincrash, loginundone, logoutundone, logoutcrash, flash, show, say, said, aread, awrite, alogin, alogout, awhoami,
 ]  # fmt: skip
 
 urlpatterns = [

@@ -46,7 +46,7 @@ What every strategy promises:
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
 from typing import Any, ClassVar, NamedTuple, TypeVar
@@ -57,6 +57,7 @@ from django.core.checks import CheckMessage
 from django.utils.module_loading import import_string
 
 __all__ = [
+    "Answers",
     "Apply",
     "Data",
     "SessionStrategy",
@@ -83,15 +84,30 @@ class StrategyUnavailable(Exception):
     """The store could not answer. Never the same as "there is no such session"."""
 
 
+class Answers:
+    """``with answers:`` makes ``StrategyUnavailable`` of those errors that `is_outage`."""
+
+    def __init__(self, is_outage: Callable[[BaseException], bool], message: str) -> None:
+        self._is_outage, self._message = is_outage, message
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if error is not None and self._is_outage(error):
+            raise StrategyUnavailable(self._message) from error
+
+
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What a store held at one moment."""
+    """What a store held at one moment. Its ``repr``, which error reports show, has no secrets."""
 
-    session_id: str
-    data: Data  # as loaded; the engine never changes it
+    session_id: str = field(repr=False)
+    data: Data = field(repr=False)  # as loaded; the engine never changes it
     expires: datetime | None = None  # None: the strategy does not say
     created: datetime | None = None
-    token: object = None  # the strategy's own: a version, a mac, the text it came from
+    # The strategy's own: a version, a mac, the text it came from.
+    token: object = field(default=None, repr=False)
 
 
 class Apply(NamedTuple):
@@ -216,11 +232,11 @@ class SessionStrategy:
 
 def _load(session_id: str) -> Steps[Stored | None]:
     data = yield "read_data", session_id
-    if not data and not isinstance(data, dict):
-        return None
-    if not isinstance(data, dict):
+    if isinstance(data, dict):
+        return Stored(session_id, data)
+    if data:
         raise TypeError(f"read_data() must return a dict or None, not {type(data).__name__}")
-    return Stored(session_id, data)
+    return None
 
 
 def _insert(data: Data, expires: datetime) -> Steps[Stored]:

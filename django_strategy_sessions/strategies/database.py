@@ -22,7 +22,7 @@ from django.db.models.functions import Coalesce, Left
 
 from .. import records
 from ..models import StoredSession
-from .base import CONFLICTS, Data, SessionStrategy, Stored, StrategyUnavailable, reconcile
+from .base import CONFLICTS, Answers, Data, SessionStrategy, Stored, StrategyUnavailable, reconcile
 
 # `expires`, but as no index knows it: where a row is looked up by its key and by this, MariaDB must
 # not come to it by the index on `expires`, or writers lock in two orders and deadlock.
@@ -212,32 +212,22 @@ def _delete(rows: QuerySet[StoredSession]) -> int:
     return rows._raw_delete(rows.db)
 
 
-class _Answers:
-    """Tells a database that cannot answer from a mistake in how it is used or set up."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if error is not None and _is_outage(error):
-            raise StrategyUnavailable("The sessions' database could not answer.") from error
-
-
-answers: _Answers = _Answers()  # every verb passes here, and `contextmanager` has its price
-
-
 def _is_outage(error: BaseException) -> bool:
     if isinstance(error, InterfaceError):
         return True
     if not isinstance(error, DatabaseError):
         return False
     if not isinstance(error, OperationalError):
-        # PostgreSQL: a server that takes no writes, a standby for example.
-        return sqlstate(error) == "25006"
+        # PostgreSQL: a server that takes no writes, as a standby; that has ended an idle or a long
+        # transaction, and the connection.
+        return sqlstate(error) in {"25006", "25P03", "25P04"}
     # SQLite calls a missing table an operational error, by its most general code; mysqlclient an
     # unknown column and text that the column cannot hold.
     sqlite = getattr(error.__cause__, "sqlite_errorname", None)
     return sqlite != "SQLITE_ERROR" and error.args[:1] not in {(1054,), (1366,)}
+
+
+answers: Answers = Answers(_is_outage, "The sessions' database could not answer.")
 
 
 def sqlstate(error: BaseException | None) -> str | None:

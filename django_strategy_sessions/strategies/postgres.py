@@ -246,19 +246,25 @@ class _Pool:
     async def _living(self) -> _Connection | None:
         while self._idle:
             connection = self._idle.pop()
-            try:
-                # Without asking: one call reads the server's goodbye, the next finds it gone.
-                connection.pgconn.consume_input()
-                connection.pgconn.consume_input()
-            except psycopg.OperationalError:
-                await connection.close()
-            else:
+            if not _has_ended(connection):
                 return connection
+            await connection.close()
         return None
 
     async def close(self) -> None:
         while self._idle:
             await self._idle.pop().close()
+
+
+def _has_ended(connection: Any) -> bool:
+    """Whether the server has closed it, without asking: one call reads its goodbye, the next finds
+    it gone."""
+    try:
+        connection.pgconn.consume_input()
+        connection.pgconn.consume_input()
+    except psycopg.OperationalError:
+        return True
+    return False
 
 
 class _Connection(psycopg.AsyncConnection[Row]):
@@ -307,7 +313,10 @@ class _Limited:
         try:
             if self.django.connection is not None:
                 self._limit(self.django.connection)
-                self.django.close_if_health_check_failed()  # which asks the server
+                if not self.django.in_atomic_block and _has_ended(self.django.connection):
+                    self.django.close()
+                else:
+                    self.django.close_if_health_check_failed()  # which asks the server
             if self.django.connection is None:
                 self._connect()
         except BaseException:
@@ -347,7 +356,7 @@ def _until(gen: Any, connection: Any, seconds: float) -> Generator[Any, Any, Any
         while True:
             ready = yield state
             if not ready and monotonic() > deadline:
-                connection.pgconn.finish()  # its answer may come yet, to whoever asks next
+                connection.pgconn.finish()  # its late answer would reach whoever asks next
                 raise psycopg.OperationalError(f"There was no answer within {seconds} seconds.")
             state = gen.send(ready)
     except StopIteration as stop:
@@ -357,7 +366,7 @@ def _until(gen: Any, connection: Any, seconds: float) -> Generator[Any, Any, Any
 # -- forks ---------------------------------------------------------------------------------------
 
 _aliases: set[str] = set()
-_of_parents: list[object] = []  # kept, for deleting one would warn
+_of_parents: list[object] = []  # kept: psycopg warns when an open one is deleted
 
 
 def _leave_to_the_parent() -> None:
@@ -366,6 +375,9 @@ def _leave_to_the_parent() -> None:
         if connection.alias in _aliases and connection.connection is not None:
             _of_parents.append(connection.connection)
             connection.connection = None
+        if connection.alias in _aliases:  # Django's own pool, if it is to have one
+            pools = getattr(connection, "_connection_pools", {})
+            _of_parents.append(pools.pop(connection.alias, None))
 
 
 if hasattr(os, "register_at_fork"):

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from django.conf import settings
 from django.core import checks
+from django.core.cache import caches
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
-from django_redis import get_redis_connection
 from django_redis.cache import RedisCache
 from django_redis.pool import ConnectionFactory
 from redis import Redis, RedisCluster, SSLConnection
@@ -45,7 +45,7 @@ from redis.exceptions import (
 from redis.retry import Retry
 
 from .. import records
-from .base import CONFLICTS, Data, Steps, Stored, StrategyUnavailable, reconcile
+from .base import CONFLICTS, Answers, Data, Steps, Stored, StrategyUnavailable, reconcile
 from .native import NativeStrategy, PerLoop
 
 if TYPE_CHECKING:  # django-redis has no types
@@ -70,9 +70,11 @@ _KINDS = {
         sentinel.SentinelManagedSSLConnection,
     )
 }
+# With RESP3 an async connection does not notice that the server has closed it (redis-py #4252).
+_RESP2 = {"protocol": 2}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-_DIGITS = 16  # enough until the year 2286
+_DIGITS = 16  # until November 2286, where later moments are put too
 _HEADER = 2 * _DIGITS
 _EXPIRES = slice(records.MAC_LENGTH, records.MAC_LENGTH + _DIGITS)
 _CREATED = slice(_EXPIRES.stop, _EXPIRES.stop + _DIGITS)
@@ -176,6 +178,9 @@ class RedisStrategy(NativeStrategy):
 
     def _swap_steps(self, current: Stored, change: Stored) -> Steps[Stored | None]:
         """Compare and set; return `change`, or what is there instead of `current`."""
+        if current.expires and current.expires <= datetime.now(UTC):
+            # By our clock: the server may keep it a little longer, or someone has renewed it.
+            return (yield from self._load_steps(current.session_id))
         mac = str(current.token)[: records.MAC_LENGTH]
         key = self._key(current.session_id)
         target, record, _, ends = self._written(change)
@@ -244,7 +249,10 @@ class RedisStrategy(NativeStrategy):
     @cached_property
     def client(self) -> Redis | RedisCluster:
         """Of the primary: a replica may not know yet who has logged in, or out."""
-        client: Redis | RedisCluster = get_redis_connection(self.alias, write=True)
+        # With pools of our own: others' may have connections already, which wait longer.
+        cache: Any = caches.create_connection(self.alias)
+        cache.client.connection_factory._pools = {}
+        client: Redis | RedisCluster = cache.client.get_client(write=True)
         bounds = dict.fromkeys(("socket_timeout", "socket_connect_timeout"), self.timeout)
         if isinstance(client, RedisCluster):
             options = client.get_connection_kwargs()
@@ -253,7 +261,7 @@ class RedisStrategy(NativeStrategy):
         else:
             options = client.connection_pool.connection_kwargs
             if manager := getattr(client.connection_pool, "sentinel_manager", None):
-                # By itself redis-py asks each of them ten times more before it asks the next.
+                # redis-py would ask each of them ten more times before the next.
                 given = {**bounds, "retry": Retry(NoBackoff(), 0), **manager.sentinel_kwargs}
                 for each in manager.sentinels:
                     each.connection_pool.connection_kwargs.update(given)
@@ -354,14 +362,15 @@ def _async_client(
     pool: Any, kind: type[AsyncConnectionPool] = AsyncConnectionPool, **given: Any
 ) -> AsyncRedis:
     name = next(c.__name__ for c in pool.connection_class.__mro__ if c.__name__ in _KINDS)
-    options = {**_plain(pool.connection_kwargs), **given, "connection_class": _KINDS[name]}
+    options = {**_plain(pool.connection_kwargs), **_RESP2, **given}
+    options["connection_class"] = _KINDS[name]
     return AsyncRedis.from_pool(kind(max_connections=pool.max_connections, **options))
 
 
 def _async_cluster(client: RedisCluster) -> AsyncRedisCluster:
     known = signature(AsyncRedisCluster).parameters
     given = client.get_connection_kwargs()
-    options = {name: value for name, value in _plain(given).items() if name in known}
+    options = {name: value for name, value in _plain(given).items() if name in known} | _RESP2
     return AsyncRedisCluster(
         startup_nodes=[AsyncClusterNode(node.host, node.port) for node in client.get_nodes()],
         address_remap=client.nodes_manager.address_remap,
@@ -409,7 +418,8 @@ def _sealed(session_id: str, data: Data, expires: datetime, created: datetime | 
 
 
 def _digits(moment: datetime) -> str:
-    return f"{max(0, (moment - _EPOCH) // _MICROSECOND):0{_DIGITS}}"
+    microseconds = (moment - _EPOCH) // _MICROSECOND
+    return f"{min(max(0, microseconds), 10**_DIGITS - 1):0{_DIGITS}}"
 
 
 def _moment(digits: str) -> datetime:
@@ -427,18 +437,12 @@ def _text(reply: Any) -> Any:
     return [_text(each) for each in reply] if isinstance(reply, list) else reply
 
 
-class _Answers:
-    """Tells a server that cannot answer from a mistake in how it is used."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if not isinstance(error, (RedisError, RedisClusterException, OSError)):
-            return
-        mistake = isinstance(error, (ResponseError, DataError)) and not isinstance(error, _REFUSALS)
-        if not mistake or any(word in str(error) for word in _WORDS):
-            raise StrategyUnavailable("Redis could not answer.") from error
+def _is_outage(error: BaseException) -> bool:
+    """A server that cannot answer, and not a mistake in how it is used."""
+    if not isinstance(error, (RedisError, RedisClusterException, OSError)):
+        return False
+    mistake = isinstance(error, (ResponseError, DataError)) and not isinstance(error, _REFUSALS)
+    return not mistake or any(word in str(error) for word in _WORDS)
 
 
-_answers = _Answers()  # every verb passes here, and `contextmanager` has its price
+_answers = Answers(_is_outage, "Redis could not answer.")
