@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import secrets
 from uuid import RFC_4122, UUID
 
 import pytest
@@ -50,6 +51,18 @@ def test_ids_have_128_bits_and_never_repeat():
     ids = {records.new_id() for _ in range(100_000)}
     assert len(ids) == 100_000
     assert {len(session_id) for session_id in ids} == {22}
+
+
+def test_ids_come_from_the_systems_randomness(monkeypatch):
+    asked = []
+
+    def token_bytes(count):
+        asked.append(count)
+        return bytes(count)
+
+    monkeypatch.setattr(secrets, "token_bytes", token_bytes)
+    assert records.new_id() == "A" * 22
+    assert asked == [16]
 
 
 def test_the_hash_is_what_the_store_sees():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hmac
+
 import pytest
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
@@ -48,6 +50,16 @@ def test_no_single_change_of_a_key_verifies():
         assert unsign(key[position + 1 :], "c", (NEW,)) is None
     assert unsign(key + "A", "c", (NEW,)) is None
     assert unsign(key.swapcase(), "c", (NEW,)) is None
+
+
+@pytest.mark.parametrize("answer", [True, False])
+def test_only_a_comparison_in_constant_time_decides(monkeypatch, answer):
+    key, record = sign(SESSION_ID, "sessionid"), records.seal(SESSION_ID, {"a": 1})
+    forged = SESSION_ID + "." + "A" * 17, "A" * records.MAC_LENGTH + record[records.MAC_LENGTH :]
+    monkeypatch.setattr(hmac, "compare_digest", lambda one, other: answer)
+    for given_key, given_record in ((key, record), forged):
+        assert (unsign(given_key, "sessionid") == SESSION_ID) is answer
+        assert (records.unseal(SESSION_ID, given_record) == {"a": 1}) is answer
 
 
 @given(st.text(alphabet=st.characters(), max_size=100))

@@ -1,0 +1,120 @@
+"""Who imports whom: the package's modules, and what each may know of the others."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from graphlib import TopologicalSorter
+from importlib.util import resolve_name
+from pathlib import Path
+
+import django_strategy_sessions
+
+PACKAGE = "django_strategy_sessions"
+FOLDER = Path(django_strategy_sessions.__file__).parent
+
+BASE = "strategies.base"
+IMPORTS = {
+    # the two faces, and the core that they share
+    "middleware": {"engine", "signing", BASE},
+    "engine": {"state", "signing", "conf", BASE},
+    "storage": {"state", "signing", "conf", BASE},
+    "state": {BASE},
+    # the stores
+    "strategies.memory": {BASE, "records"},
+    "strategies.database": {BASE, "records", "models"},
+    "strategies.native": {BASE},
+    "strategies.postgres": {BASE, "records", "models", "strategies.database", "strategies.native"},
+    "strategies.redis": {BASE, "records", "strategies.native"},
+    BASE: set(),
+    # what both sides need
+    "conf": {BASE},  # and by its dotted path the strategy of the project
+    "records": {"signing", BASE},
+    "signing": set(),
+    "models": set(),
+    # what the project sees of it
+    "": {"storage", "typed", BASE},
+    "admin": {"models"},
+    "apps": {"checks"},
+    "checks": {"conf", "signing"},
+    "management.commands.clearexpiredsessions": {"conf", BASE},
+    "messages": set(),
+    "testing": {"records", BASE},
+    "typed": set(),
+    # packages, for their names only
+    "strategies": set(),
+    "management": set(),
+    "management.commands": set(),
+}
+OUTSIDE = {
+    "asgiref": {BASE, "strategies.native", "middleware", "storage", "testing"},
+    "django_redis": {"strategies.redis"},
+    "psycopg": {"strategies.postgres"},
+    "redis": {"strategies.redis"},
+    "tqdm": {"management.commands.clearexpiredsessions"},
+    "typing_extensions": {"storage"},
+}
+
+
+def _name(path: Path) -> str:
+    parts = path.relative_to(FOLDER).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def _imported(path: Path) -> set[str]:
+    """Absolute names of modules, also of those that are imported within functions."""
+    inside = ".".join([PACKAGE, *path.relative_to(FOLDER).parent.parts])
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            source = resolve_name("." * node.level + (node.module or ""), inside)
+            modules = {f"{source}.{alias.name}" for alias in node.names} & MODULES.keys()
+            names |= modules or {source}
+    return names
+
+
+MODULES = {
+    f"{PACKAGE}.{_name(path)}".rstrip("."): path
+    for path in FOLDER.rglob("*.py")
+    if "migrations" not in path.parts
+}
+FOUND = {_name(path): _imported(path) for path in MODULES.values()}
+
+
+def _own(names: set[str]) -> set[str]:
+    return {name.removeprefix(f"{PACKAGE}.") for name in names if name.startswith(PACKAGE)}
+
+
+def test_modules_import_what_the_table_says_and_nothing_else():
+    assert {module: _own(names) for module, names in FOUND.items()} == IMPORTS
+
+
+def test_there_are_no_cycles():
+    TopologicalSorter(IMPORTS).prepare()  # or it raises CycleError
+
+
+def test_only_the_middleware_imports_the_engine():
+    # It takes its settings when it is imported, and names an app that has to be installed.
+    assert [name for name, known in IMPORTS.items() if "engine" in known] == ["middleware"]
+
+
+def test_a_strategy_is_imported_only_by_one_that_is_built_on_it():
+    concrete = {f"strategies.{name}" for name in ("memory", "database", "postgres", "redis")}
+    users = {name: known & concrete for name, known in IMPORTS.items() if known & concrete}
+    assert users == {"strategies.postgres": {"strategies.database"}}
+
+
+def test_each_driver_is_known_to_one_module():
+    used: dict[str, set[str]] = {}
+    for module, names in FOUND.items():
+        for root in {name.partition(".")[0] for name in names}:
+            if root not in {*sys.stdlib_module_names, PACKAGE, "django"}:
+                used.setdefault(root, set()).add(module)
+    assert used == OUTSIDE
+
+
+def test_no_module_is_a_drawer():
+    words = {word for module in FOUND for word in module.split(".")}
+    assert not words & {"common", "core", "exceptions", "helpers", "misc", "utils"}
