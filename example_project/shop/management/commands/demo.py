@@ -2,6 +2,7 @@
 
 import socket
 
+from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.management import call_command
 from django.core.management.base import BaseCommand
@@ -22,11 +23,13 @@ class Command(BaseCommand):
         if not users.filter(username=NAME).exists():
             users.create_superuser(NAME, password=PASSWORD)
         port = free_port(port)
+        self.stdout.write(f"Sessions are kept in {settings.STORE}.")
         self.stdout.write(
             f"Example site: http://127.0.0.1:{port}/  (sign in as {NAME} / {PASSWORD})"
         )
         self.stdout.flush()
-        call_command("runserver", f"127.0.0.1:{port}", use_reloader=False)
+        # Insecure: static files although DEBUG is off.
+        call_command("runserver", f"127.0.0.1:{port}", use_reloader=False, insecure_serving=True)
 
 
 def free_port(first):

@@ -1,0 +1,59 @@
+"""A switch that takes the sessions' store away, and what visitors notice of it.
+
+What must work while the store is down does not touch ``request.session``: the page, its switch
+(Django's CSRF token is in a cookie of its own) and the fingerprint of the cookie.
+"""
+
+import hashlib
+import sys
+
+from django.conf import settings
+from django.http import JsonResponse
+from django.shortcuts import redirect, render
+from django.views import defaults
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_POST
+
+from django_strategy_sessions.strategies.base import StrategyUnavailable
+
+from .strategy import SwitchedStrategy
+
+
+@never_cache
+def page(request):
+    context = {
+        "off": SwitchedStrategy.off,
+        "store": settings.STORE,
+        "fingerprint": _fingerprint(request),
+    }
+    return render(request, "outage/outage.html", context)
+
+
+@require_POST
+def turn(request):
+    SwitchedStrategy.off = request.POST.get("store") == "off"
+    return redirect("outage")
+
+
+@never_cache
+def cookie(request):
+    return JsonResponse({"off": SwitchedStrategy.off, "fingerprint": _fingerprint(request)})
+
+
+@never_cache
+def visitor(request):
+    """Who the session says this is."""
+    return JsonResponse({"name": request.user.get_username()})
+
+
+def server_error(request):
+    """The site's page for errors. It must not need the session: that may be what failed."""
+    if isinstance(sys.exception(), StrategyUnavailable):
+        return render(None, "503.html", status=503)
+    return defaults.server_error(request)
+
+
+def _fingerprint(request):
+    """Tells cookies apart, and nothing more: the page may be photographed."""
+    key = request.COOKIES.get(settings.SESSION_COOKIE_NAME)
+    return hashlib.sha256(key.encode()).hexdigest()[:6] if key else None
