@@ -1,0 +1,23 @@
+from django.urls import include, path
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from ..urls import urlpatterns as suites
+
+
+class Cart(APIView):
+    def get(self, request):
+        return Response(request.session.get("cart", []))
+
+    def post(self, request):
+        return Response(
+            request.session.apply("cart", lambda cart: [*cart, request.data["item"]], [])
+        )
+
+
+urlpatterns = [
+    *suites,
+    path("accounts/", include("allauth.urls")),
+    path("api/cart/", Cart.as_view()),
+    path("api/auth/", include("rest_framework.urls")),
+]
