@@ -238,6 +238,16 @@ class Valkey(Server):
         return False
 
 
+class Redis(Valkey):
+    """As Debian has it; there is none on PyPI."""
+
+    installed = shutil.which("redis-server")
+
+    def __init__(self, *options: str) -> None:
+        super().__init__(*options)
+        self.program = str(self.installed)
+
+
 class Sentinel(Valkey):
     """Watches `primary` and promotes a replica when two of three of its kind miss it."""
 

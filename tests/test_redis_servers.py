@@ -13,10 +13,37 @@ from django_strategy_sessions.strategies.base import StrategyUnavailable
 from django_strategy_sessions.strategies.redis import RedisStrategy
 from django_strategy_sessions.testing import AtomicStrategyContract, later
 
-from .servers import Cluster, Sentinel, Valkey
+from .servers import Cluster, Redis, Sentinel, Valkey
 from .test_contract import InEventLoops
 
 PATIENCE = 30  # seconds, for what takes a moment
+
+
+@pytest.fixture(scope="module")
+def redis():
+    if Redis.installed is None:
+        pytest.skip("There is no redis-server here. On Debian: apt install redis-server")
+    with Redis() as running:
+        yield running
+
+
+class TestRedisStrategyOnRedis(AtomicStrategyContract):
+    """The other stores of the suite are Valkey's, which PyPI has."""
+
+    @pytest.fixture(autouse=True)
+    def _a_redis(self, redis, settings):
+        cache = {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": redis.url}
+        settings.CACHES = {"sessions": cache}
+
+    def make_strategy(self):
+        return RedisStrategy("sessions")
+
+    def make_unavailable_strategy(self):
+        return None
+
+
+class TestRedisStrategyOnRedisInEventLoops(InEventLoops, TestRedisStrategyOnRedis):
+    pass
 
 
 @pytest.fixture(scope="module")

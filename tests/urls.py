@@ -135,7 +135,8 @@ async def awhoami(request):
 
 VIEWS = [
     untouched, read, write, nested, clear, fail, unserializable, login, logout, whoami, csrf,
-    logincrash, loginundone, logoutundone, logoutcrash, flash, show, say, said, aread, awrite, alogin, alogout, awhoami,
+    logincrash, loginundone, logoutundone, logoutcrash, flash, show, say, said, aread, awrite,
+    alogin, alogout, awhoami,
 ]  # fmt: skip
 
 urlpatterns = [
