@@ -58,7 +58,7 @@ async def _visit(application: Any, url: str, key: str) -> None:
         return request.pop() if request else await asyncio.Future()
 
     async def send(message: Any) -> None:
-        assert message.get("status", HTTPStatus.OK) == HTTPStatus.OK, message  # noqa: S101
+        assert message.get("status", HTTPStatus.OK) == HTTPStatus.OK, message
 
     await application(scope, receive, send)
 

@@ -10,7 +10,6 @@ from statistics import median
 from time import perf_counter_ns
 from typing import Any
 
-BATCH = 50  # calls of one side before it is another's turn
 AT_ONCE = 16  # requests in an event loop
 WARM_UP = 1  # rounds that do not count
 

@@ -1,58 +1,77 @@
-"""The figures as Markdown."""
+"""The figures as one page of Markdown, with its plots beside it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import median
 
-from .measure import AT_ONCE, Times, ratio
+from matplotlib.figure import Figure
 
-STORES = {
-    "default": "PostgreSQL",
-    "prepared": "prepared, async commit",
-    "redis": "Redis",
-}
-Cells = dict[tuple[str, str, str], Times]  # by operation, size and store
+from .measure import Times, ratio
+from .plots import save
 
+Table = list[str]
+INTRODUCTION = """\
+# Benchmarks
 
-def ratios(cells: Cells) -> Iterable[str]:
-    """How many times faster ours is; and how much slower than the bare driver."""
-    bare = [f"ours : bare, {name}" for name in STORES.values()]
-    yield row("theirs : ours (ours)", "data", *STORES.values(), *bare)
-    yield row(*(["---"] * 2 + ["---:"] * 6))
-    for operation, size in dict.fromkeys((operation, size) for operation, size, _ in cells):
-        of_stores = [cells.get((operation, size, store), {}) for store in STORES]
-        yield row(operation, size, *map(_over_theirs, of_stores), *map(_over_bare, of_stores))
+This page is the output of `python -m benchmarks`. `db`, `cached_db` and `cache` are Django's own
+engines; ours has `PostgresStrategy` beside the first two and `RedisStrategy` beside the last. Above
+1x ours is faster.
 
-
-def requests(cells: Cells) -> Iterable[str]:
-    sides = ["ours", "theirs", "none"]
-    yield row(f"requests per second, {AT_ONCE} at once", "store", *sides, "ours : theirs")
-    yield row("---", "---", "---:", "---:", "---:", "---:")
-    for (what, store, _), times in cells.items():
-        found = (f"{1e6 / median(times[side]):,.0f}" for side in sides)
-        yield row(what, store, *found, _times_faster(times))
+The sides take turns on the same servers, with the same data, and figures are medians. Both have
+connections that stay, or in event loops a pool; `cached_db` and `cache` are on django-redis as it
+comes, with the same parser as ours. All other settings are defaults of Django and of the servers,
+but for those that are named here.
+"""
 
 
-def sizes(cells: dict[tuple[str, str], dict[str, float]]) -> Iterable[str]:
-    yield row("bytes per session", "size", "ours", "theirs")
-    yield row("---", "---", "---:", "---:")
-    for (what, size), found in cells.items():
-        yield row(what, size, f"{found['ours']:,.0f}", f"{found['theirs']:,.0f}")
+@dataclass
+class Plot:
+    figure: Figure
+    shows: str  # for whoever cannot see it
 
 
-def _over_theirs(times: Times) -> str:
-    return f"{_times_faster(times)} ({median(times['ours']):.0f} µs)" if times else ""
+@dataclass
+class Section:
+    title: str
+    about: str
+    tables: list[Table]
+    plots: dict[str, Plot] = field(default_factory=dict)  # by file name
 
 
-def _times_faster(times: Times) -> str:
-    found = ratio(times, "theirs", "ours")
-    return f"{found:.0f}x" if found >= 20 else f"{found:.2f}x"
+def written(folder: Path, setup: Iterable[str], sections: Sequence[Section]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    blocks = [INTRODUCTION, "\n".join(f"- {line}" for line in setup)]
+    for section in sections:
+        blocks += [f"## {section.title}", section.about]
+        blocks += ["\n".join(table) for table in section.tables]
+        for name, plot in section.plots.items():
+            save(plot.figure, folder / f"{name}.svg")
+            blocks.append(f"![{plot.shows}]({name}.svg)")
+    page = folder / "index.md"
+    page.write_text("\n\n".join(block.strip() for block in blocks) + "\n")
+    return page
 
 
-def _over_bare(times: Times) -> str:
-    return f"{ratio(times, 'ours', 'bare'):.2f}" if "bare" in times else ""
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], texts: int = 1) -> Table:
+    """`texts`: how many columns, from the first, are not figures."""
+    kinds = ["---"] * texts + ["---:"] * (len(head) - texts)
+    return [f"| {' | '.join(cells)} |" for cells in (head, kinds, *rows)]
 
 
-def row(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
+def times_faster(times: Times, than: str = "theirs") -> str:
+    return as_ratio(ratio(times, than, "ours")) if than in times else ""
+
+
+def as_ratio(value: float) -> str:
+    return f"{value:.0f}x" if value >= 20 else f"{value:.2f}x"
+
+
+def microseconds(times: Times, side: str) -> str:
+    return f"{median(times[side]):.0f} µs" if side in times else ""
+
+
+def per_second(times: Times, side: str) -> str:
+    return f"{1e6 / median(times[side]):,.0f}" if side in times else ""

@@ -18,6 +18,7 @@ import redis
 from tests.servers import Postgres, Server, Valkey
 
 SCRATCH = "strategy_sessions_benchmark"
+PACKAGES = ["Django", "psycopg", "redis", "hiredis", "django-redis", "gunicorn", "uvicorn"]
 SETTINGS = ["fsync", "synchronous_commit", "shared_buffers", "autovacuum"]
 
 
@@ -48,13 +49,29 @@ def _pinned(servers: list[Server], pinning: str) -> str:
         return "not pinned"
     client, server = cpus[0], cpus[-1 if pinning == "own" else 0]
     os.sched_setaffinity(0, {client})
+    os.environ["BENCHMARK_SERVERS_CPU"] = str(server)
     for started in servers:  # and with each what it will start for a connection
-        assert started.process is not None  # noqa: S101
+        assert started.process is not None
         family = psutil.Process(started.process.pid)
         for process in [family, *family.children(recursive=True)]:
             os.sched_setaffinity(process.pid, {server})
     others = "" if len(servers) == 2 else ", of those that were started here"
     return f"client on CPU {client}, servers on CPU {server}{others}"
+
+
+@contextmanager
+def on_servers_cpu() -> Iterator[None]:
+    """This thread moves to where the servers are, and leaves its CPU to what it has started."""
+    cpus = os.environ.get("BENCHMARK_SERVERS_CPU")
+    if cpus is None:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {int(cpus)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 @contextmanager
@@ -98,7 +115,6 @@ def described(shared: str) -> list[str]:
             if name in {"appendonly", "appendfsync"}
         )
     kind = "Valkey" if "valkey_version" in info else "Redis"
-    packages = ["Django", "psycopg", "redis", "hiredis", "django-redis"]
     return [
         f"{_cpu()}, {os.cpu_count()} cores; {shared}",
         f"PostgreSQL {number} ({of_postgres})",
@@ -106,7 +122,7 @@ def described(shared: str) -> list[str]:
         ", ".join(
             [
                 f"Python {platform.python_version()}",
-                *(f"{name} {version(name)}" for name in packages),
+                *(f"{name} {version(name)}" for name in PACKAGES),
             ]
         ),
     ]

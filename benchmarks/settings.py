@@ -1,6 +1,7 @@
 """The benchmark's own settings: the same servers and options for every side."""
 
 import os
+from typing import Any
 
 from tests.servers import database
 
@@ -12,7 +13,14 @@ USE_TZ = True
 TIME_ZONE = "UTC"
 ROOT_URLCONF = "benchmarks.asgi"
 ALLOWED_HOSTS = ["*"]
-INSTALLED_APPS = ["django.contrib.sessions", "django_strategy_sessions"]
+INSTALLED_APPS = [
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.messages",
+    "django.contrib.sessions",
+    "django_strategy_sessions",
+]
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # or it is all a login takes
 
 PREPARED = {
     "server_side_binding": True,
@@ -50,3 +58,37 @@ CACHES = {
 }
 CACHES["default"] = CACHES["theirs"]
 SESSION_CACHE_ALIAS = "theirs"
+
+# -- the sides, by store --------------------------------------------------------------------------
+
+OURS = "django_strategy_sessions"
+THEIRS = "django.contrib.sessions"
+STRATEGIES: dict[str, Any] = {
+    "PostgreSQL": f"{OURS}.strategies.postgres.PostgresStrategy",
+    "Redis": {
+        "BACKEND": f"{OURS}.strategies.redis.RedisStrategy",
+        "OPTIONS": {"alias": "ours"},
+    },
+}
+ENGINES = {
+    "PostgreSQL": {
+        "ours": f"{OURS}.engine",
+        "theirs": f"{THEIRS}.backends.db",
+        "cached": f"{THEIRS}.backends.cached_db",
+    },
+    "Redis": {
+        "ours": f"{OURS}.engine",
+        "theirs": f"{THEIRS}.backends.cache",
+    },
+}
+NAMES = {
+    ("PostgreSQL", "ours"): "ours, PostgreSQL",
+    ("PostgreSQL", "theirs"): "db",
+    ("PostgreSQL", "cached"): "cached_db",
+    ("Redis", "ours"): "ours, Redis",
+    ("Redis", "theirs"): "cache",
+}
+
+
+def middleware(side: str) -> str:
+    return f"{OURS if side == 'ours' else THEIRS}.middleware.SessionMiddleware"

@@ -25,10 +25,9 @@ from django_redis import get_redis_connection
 from django_strategy_sessions import records
 from django_strategy_sessions.strategies import postgres, redis
 
-from .settings import Router
+from .settings import ENGINES, STRATEGIES, Router, middleware
 
 Data = dict[str, Any]
-STRATEGIES = "django_strategy_sessions.strategies"
 LOGIN = {
     "_auth_user_id": "4711",
     "_auth_user_backend": "django.contrib.auth.backends.ModelBackend",
@@ -39,7 +38,7 @@ LOGIN = {
 def payload(size: int, **more: Any) -> Data:
     """Typical session data that is about `size` bytes long as JSON."""
     data: Data = {"locale": "en-gb", "visits": 12, "cart": [17, 4, 2031], **more}
-    chance = random.Random(size)  # noqa: S311
+    chance = random.Random(size)
     while (missing := size - len(json.dumps(data, separators=(",", ":")))) > 16:
         name = f"{chance.choice(['filter', 'seen', 'draft', 'token'])}_{len(data)}"
         kinds = [
@@ -186,7 +185,7 @@ class BarePostgres:
 
     def _one(self, sql: str, *values: Any) -> Any:
         row = self.connection.execute(sql, values).fetchone()
-        assert row, sql  # noqa: S101
+        assert row, sql
         return row
 
 
@@ -198,7 +197,7 @@ class BareRedis:
 
     def create(self, data: Data) -> str:
         key = uuid4().hex
-        assert self.client.set(key, _dumped(data), pxat=_FAR_MS, nx=True)  # noqa: S101
+        assert self.client.set(key, _dumped(data), pxat=_FAR_MS, nx=True)
         return key
 
     def load(self, key: str) -> Data:
@@ -219,29 +218,30 @@ class BareRedis:
         self._swap([new], data)
 
     def logout(self, key: str) -> None:
-        assert self.client.delete(key)  # noqa: S101
+        assert self.client.delete(key)
 
     def _swap(self, keys: list[str], data: Data) -> None:
         answer = self.client.evalsha(self.script, len(keys), *keys, _MAC, _dumped(data), _FAR_MS)
-        assert answer == 1  # noqa: S101
+        assert answer == 1
 
 
 @contextmanager
 def stores(alias: str) -> Iterator[dict[str, Side]]:
-    """The three sides, over a database of this alias or, for ``redis``, over Redis."""
+    """The sides, over a database of this alias or, for ``redis``, over Redis."""
+    store = "Redis" if alias == "redis" else "PostgreSQL"
     Router.alias = "default" if alias == "redis" else alias
-    strategy: Any = f"{STRATEGIES}.postgres.PostgresStrategy"
-    if alias == "redis":
-        strategy = {"BACKEND": f"{STRATEGIES}.redis.RedisStrategy", "OPTIONS": {"alias": "ours"}}
-    theirs = f"django.contrib.sessions.backends.{'cache' if alias == 'redis' else 'db'}"
-    middleware = "sessions.middleware.SessionMiddleware"
-    with override_settings(SESSION_STRATEGY=strategy):
-        yield {
-            "ours": Engine(
-                "django_strategy_sessions.engine",
-                "django_strategy_sessions.middleware.SessionMiddleware",
-                lambda: f"{secrets.token_urlsafe(16)}.{'A' * 17}",
-            ),
-            "theirs": Engine(theirs, f"django.contrib.{middleware}", lambda: secrets.token_hex(16)),
-            "bare": BareRedis() if alias == "redis" else BarePostgres(),
+    with override_settings(SESSION_STRATEGY=STRATEGIES[store]):
+        sides: dict[str, Side] = {
+            name: Engine(engine, middleware(name), _forge_ours if name == "ours" else _forge_theirs)
+            for name, engine in ENGINES[store].items()
         }
+        sides["bare"] = BareRedis() if store == "Redis" else BarePostgres()
+        yield sides
+
+
+def _forge_ours() -> str:
+    return f"{secrets.token_urlsafe(16)}.{'A' * 17}"
+
+
+def _forge_theirs() -> str:
+    return secrets.token_hex(16)

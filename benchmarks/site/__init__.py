@@ -1,0 +1,1 @@
+"""A small site with login, as `startproject` sets one up, and visitors for it."""
