@@ -17,6 +17,8 @@ from django.urls import path
 from django_redis import get_redis_connection
 from redis.connection import AbstractConnection
 
+from django_strategy_sessions.conf import get_strategy
+
 from .conftest import DJANGOS, OURS, POSTGRES, REDIS
 from .servers import free_port
 
@@ -85,25 +87,30 @@ def client():
 
 
 @pytest.fixture
-def take_away(monkeypatch):
+def take_away(column, monkeypatch):
     """Let nobody connect to the servers any more."""
     database = connections["postgres"]
-    pool = get_redis_connection("sessions").connection_pool
+    clients = [get_redis_connection("sessions"), getattr(get_strategy(), "client", None)]
+    pools = [client.connection_pool for client in clients if client]
 
     def take_away():
         database.close()
         monkeypatch.setitem(database.settings_dict, "PORT", free_port())
-        pool.reset()
-        monkeypatch.setitem(pool.connection_kwargs, "port", free_port())
+        for pool in pools:
+            pool.reset()
+            monkeypatch.setitem(pool.connection_kwargs, "port", free_port())
 
     yield take_away
     monkeypatch.undo()
-    pool.reset()
+    for pool in pools:
+        pool.reset()
 
 
 @pytest.fixture
-def trips(monkeypatch):
+def trips(column, monkeypatch):
     """Count what is sent to the servers while something is done."""
+    first = session(saved())
+    first.cycle_key()  # by now all are connected, and know our scripts
     sent = []
     send = AbstractConnection.send_packed_command
 
@@ -114,7 +121,6 @@ def trips(monkeypatch):
     monkeypatch.setattr(AbstractConnection, "send_packed_command", counted)
 
     def trips(do):
-        get_redis_connection("sessions").ping()  # connects
         sent.clear()
         with CaptureQueriesContext(connections["postgres"]) as queries:
             do()
