@@ -51,6 +51,12 @@ _ROTATE = (
 )
 _RENEW = f'UPDATE "{_TABLE}" SET expires = %s {_LIVE} AND {_MAC} = %s RETURNING true'
 _DELETE = f'DELETE FROM "{_TABLE}" WHERE id = %s RETURNING true'
+# Locked rows are passed; of those that were waited for nothing but the newest version counts.
+_CLEAR = (
+    f'WITH gone AS (DELETE FROM "{_TABLE}" WHERE id = ANY(ARRAY(SELECT id FROM "{_TABLE}"'
+    " WHERE expires <= %s ORDER BY expires LIMIT %s FOR UPDATE SKIP LOCKED)) RETURNING true)"
+    " SELECT count(*) FROM gone"
+)
 
 Row = tuple[Any, ...]
 
@@ -98,6 +104,11 @@ class PostgresStrategy(NativeStrategy, DatabaseStrategy):
 
     def _delete_steps(self, session_id: str) -> Steps[None]:
         yield from self._until_serialized("_fetch", _DELETE, records.hashed(session_id))
+
+    def _clear_batch(self, batch_size: int) -> tuple[int, int]:
+        clearing = self._until_serialized("_fetch", _CLEAR, _now(), batch_size)
+        (count,) = run(self, clearing)
+        return count, count
 
     def _replace_steps(
         self, stored: Stored, data: Data, expires: datetime, rotating: bool
