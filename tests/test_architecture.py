@@ -16,7 +16,7 @@ FOLDER = Path(django_strategy_sessions.__file__).parent
 BASE = "strategies.base"
 IMPORTS = {
     # the two faces, and the core that they share
-    "middleware": {"engine", "signing", BASE},
+    "middleware": {"engine", BASE},
     "engine": {"state", "signing", "conf", BASE},
     "storage": {"state", "signing", "conf", BASE},
     "state": {BASE},
