@@ -45,12 +45,15 @@ SESSION_STRATEGY = "django_strategy_sessions.strategies.postgres.PostgresStrateg
         [],
         """
 CACHES = {
-    "default": {
+    "sessions": {
         "BACKEND": "django_redis.cache.RedisCache",
         "LOCATION": os.environ["TEST_REDIS_URL"],
     }
 }
-SESSION_STRATEGY = "django_strategy_sessions.strategies.redis.RedisStrategy"
+SESSION_STRATEGY = {
+    "BACKEND": "django_strategy_sessions.strategies.redis.RedisStrategy",
+    "OPTIONS": {"alias": "sessions"},
+}
 """,
     ),
 }
