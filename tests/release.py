@@ -45,6 +45,7 @@ SESSION_STRATEGY = "django_strategy_sessions.strategies.postgres.PostgresStrateg
         [],
         """
 CACHES = {
+    "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
     "sessions": {
         "BACKEND": "django_redis.cache.RedisCache",
         "LOCATION": os.environ["TEST_REDIS_URL"],
