@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from statistics import median, quantiles
+from statistics import median
 from threading import Barrier, Event
 from time import perf_counter, sleep
 
@@ -114,10 +114,10 @@ def _writing(side: Side, keys: list[str]) -> Iterator[list[tuple[float, float]]]
     together, ended = Barrier(WRITERS + 1), Event()
     written: list[tuple[float, float]] = []
 
-    def write() -> None:
+    def write(place: int) -> None:
         side.load(keys[0])  # and so connect
         together.wait()
-        due = perf_counter()
+        due = perf_counter() + place * INTERVAL / WRITERS
         while not ended.is_set():
             sleep(max(0, due - perf_counter()))
             side.save(random.choice(keys))
@@ -126,7 +126,7 @@ def _writing(side: Side, keys: list[str]) -> Iterator[list[tuple[float, float]]]
         connections.close_all()
 
     with ThreadPoolExecutor(WRITERS) as pool:
-        writers = [pool.submit(write) for _ in range(WRITERS)]
+        writers = [pool.submit(write, place) for place in range(WRITERS)]
         together.wait()
         try:
             yield written
@@ -137,7 +137,7 @@ def _writing(side: Side, keys: list[str]) -> Iterator[list[tuple[float, float]]]
 
 
 def _p99(times: list[float]) -> float:
-    return quantiles(times, n=100)[98]
+    return sorted(times)[len(times) * 99 // 100]
 
 
 def _milliseconds(what: str, ours: float, theirs: float) -> list[str]:

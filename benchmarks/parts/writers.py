@@ -34,7 +34,7 @@ class Race:
 
     @property
     def share_lost(self) -> float:
-        return self.lost / self.acknowledged
+        return self.lost / max(1, self.acknowledged)
 
     @property
     def kept(self) -> float:
@@ -62,7 +62,7 @@ def measured(scale: Scale) -> Section:
             [
                 str(writers),
                 *(
-                    as_ratio(cells[writers, ours].kept / cells[writers, theirs].kept)
+                    _faster(cells[writers, ours].kept, cells[writers, theirs].kept)
                     for theirs, ours in compared
                 ),
             ]
@@ -137,6 +137,10 @@ def _race(side: Engine, writers: int, seconds: float) -> Race:
     total = _together(races)
     total.seconds = max(race.seconds for race in races)
     return total
+
+
+def _faster(ours: float, theirs: float) -> str:
+    return as_ratio(ours / theirs) if theirs else "nothing kept"
 
 
 def _told(race: Race) -> str:

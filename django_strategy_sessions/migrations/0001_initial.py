@@ -8,7 +8,7 @@ from django.db import migrations, models
 
 def leave_room_for_updates(apps: Any, schema_editor: Any) -> None:
     # A fifth of each page stays free, so that PostgreSQL can put an update beside the row it
-    # replaces and leave the indexes alone (HOT). `python -m benchmarks --hot` measures it.
+    # replaces and leave the indexes alone (HOT). `python -m benchmarks --only hot` measures it.
     if schema_editor.connection.vendor == "postgresql":
         table = apps.get_model("django_strategy_sessions", "StoredSession")._meta.db_table
         schema_editor.execute(f'ALTER TABLE {schema_editor.quote_name(table)} SET (fillfactor = 80)')
