@@ -305,8 +305,13 @@ class SessionStore(SessionBase):
         if session_id is not None:
             yield "delete_data", session_id
 
-    # -- for our middleware: about the key that the client has sent, without holding it, for locals
-    # are shown in error reports
+    def _flush(self) -> Steps[None]:
+        self.accessed = True
+        yield from self._state.destroy()
+        self._foreign_key = None
+        self.flushed = True
+
+    # -- for our middleware, which keeps no key in variables of its own: error reports show those --
 
     @property
     def was_given(self) -> bool:
@@ -338,12 +343,6 @@ class SessionStore(SessionBase):
 
     def _is_kept(self) -> Steps[bool]:
         return (yield from self._state.load()) is not None
-
-    def _flush(self) -> Steps[None]:
-        self.accessed = True
-        yield from self._state.destroy()
-        self._foreign_key = None
-        self.flushed = True
 
     # -- expiry: SessionBase's, but reckoned in UTC, for local time has an hour that comes twice ---
 

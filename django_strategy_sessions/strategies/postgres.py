@@ -51,7 +51,7 @@ _ROTATE = (
 )
 _RENEW = f'UPDATE "{_TABLE}" SET expires = %s {_LIVE} AND {_MAC} = %s RETURNING true'
 _DELETE = f'DELETE FROM "{_TABLE}" WHERE id = %s RETURNING true'
-# Locked rows are passed; of those that were waited for nothing but the newest version counts.
+# Passes rows that are locked, and looks again at what it locks: one that was just renewed stays.
 _CLEAR = (
     f'WITH gone AS (DELETE FROM "{_TABLE}" WHERE id = ANY(ARRAY(SELECT id FROM "{_TABLE}"'
     " WHERE expires <= %s ORDER BY expires LIMIT %s FOR UPDATE SKIP LOCKED)) RETURNING true)"
@@ -383,12 +383,10 @@ _of_parents: list[object] = []  # kept: psycopg warns when an open one is delete
 def _leave_to_the_parent() -> None:
     """Let a forked child connect anew: from a shared socket it would read its parent's answers."""
     for connection in connections.all(initialized_only=True):
-        if connection.alias in _aliases and connection.connection is not None:
-            _of_parents.append(connection.connection)
+        if connection.alias in _aliases:
+            pools = getattr(connection, "_connection_pools", {})  # Django's, if it is to have one
+            _of_parents.extend((connection.connection, pools.pop(connection.alias, None)))
             connection.connection = None
-        if connection.alias in _aliases:  # Django's own pool, if it is to have one
-            pools = getattr(connection, "_connection_pools", {})
-            _of_parents.append(pools.pop(connection.alias, None))
 
 
 if hasattr(os, "register_at_fork"):
