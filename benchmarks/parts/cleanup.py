@@ -73,10 +73,12 @@ def _clean(name: str, cleanup: Cleanup, scale: Scale) -> None:
         keys = fill(name, scale.live, scale.expired)
         with _writing(sides[name], keys) as written:
             sleep(scale.calm_seconds)
+            while not written:
+                sleep(INTERVAL)
             begun = perf_counter()
             cleanup.seconds.append(_told(command, "now"))
-    for due, milliseconds in written:
-        (cleanup.calm if due < begun else cleanup.busy).append(milliseconds)
+    for done, milliseconds in written:
+        (cleanup.calm if done < begun else cleanup.busy).append(milliseconds)
     left = number("count(*)", TABLES[name])
     assert left == scale.live, f"{name}: {left:,.0f} rows are left"
 
@@ -110,7 +112,7 @@ def _told(command: Command, word: str) -> float:
 
 @contextmanager
 def _writing(side: Side, keys: list[str]) -> Iterator[list[tuple[float, float]]]:
-    """What is written meanwhile: when it was due, and how many milliseconds later it was done."""
+    """What is written meanwhile: when it was done, and how many milliseconds after it was due."""
     together, ended = Barrier(WRITERS + 1), Event()
     written: list[tuple[float, float]] = []
 
@@ -118,10 +120,13 @@ def _writing(side: Side, keys: list[str]) -> Iterator[list[tuple[float, float]]]
         side.load(keys[0])  # and so connect
         together.wait()
         due = perf_counter() + place * INTERVAL / WRITERS
-        while not ended.is_set():
+        last = False
+        while not last:
+            last = ended.is_set()  # one more: a short cleanup may end before a write is due
             sleep(max(0, due - perf_counter()))
             side.save(random.choice(keys))
-            written.append((due, (perf_counter() - due) * 1000))
+            done = perf_counter()
+            written.append((done, (done - due) * 1000))
             due += INTERVAL
         connections.close_all()
 
