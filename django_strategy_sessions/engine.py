@@ -162,7 +162,7 @@ class SessionStore(SessionBase):
     def _get_session(self, no_load: bool = False) -> Draft:
         self.accessed = True
         if not self._state.loaded:
-            if no_load:
+            if no_load or self._state.session_id is None:
                 self._state.replace_data({})
             else:
                 self._run(self._state.open())
@@ -171,7 +171,7 @@ class SessionStore(SessionBase):
     async def _aget_session(self, no_load: bool = False) -> Draft:
         self.accessed = True
         if not self._state.loaded:
-            if no_load:
+            if no_load or self._state.session_id is None:
                 self._state.replace_data({})
             else:
                 await self._arun(self._state.open())

@@ -12,15 +12,12 @@ import hmac
 import logging
 import secrets
 from base64 import b64decode, b64encode
-from functools import cache, lru_cache
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any
 
-from django.conf import settings
-from django.core.signals import setting_changed
-
 from . import signing
-from .strategies.base import serializer
+from .strategies.base import serializer, setting
 
 __all__ = ["MAC_LENGTH", "SessionTooLarge", "hashed", "is_current", "new_id", "seal", "unseal"]
 
@@ -58,9 +55,10 @@ def seal(session_id: str, data: dict[str, Any], header: str = "") -> str:
     Raises `SessionTooLarge` beyond ``SESSION_MAX_SIZE``.
     """
     payload: bytes = serializer().dumps(data)
-    if len(payload) > _max_size():
+    longest = setting("SESSION_MAX_SIZE", DEFAULT_MAX_SIZE)
+    if len(payload) > longest:
         raise SessionTooLarge(
-            f"The session has {len(payload):,} bytes; SESSION_MAX_SIZE is {_max_size():,}."
+            f"The session has {len(payload):,} bytes; SESSION_MAX_SIZE is {longest:,}."
         )
     try:
         body = "t" + payload.decode()
@@ -101,12 +99,6 @@ def is_current(session_id: str, record: str) -> bool:
     return _matches(session_id, mac, body, signing.project_secrets()[0])
 
 
-@cache
-def _max_size() -> int:
-    size: int = getattr(settings, "SESSION_MAX_SIZE", DEFAULT_MAX_SIZE)
-    return size
-
-
 def _mac(session_id: str, body: str, secret: bytes) -> str:
     # The hash has a fixed length, so no other id and body make the same message.
     message = hashed(session_id) + body
@@ -115,11 +107,3 @@ def _mac(session_id: str, body: str, secret: bytes) -> str:
 
 def _matches(session_id: str, mac: str, body: str, secret: bytes) -> bool:
     return mac.isascii() and hmac.compare_digest(_mac(session_id, body, secret), mac)
-
-
-def _forget(*, setting: str, **kwargs: Any) -> None:
-    if setting == "SESSION_MAX_SIZE":
-        _max_size.cache_clear()
-
-
-setting_changed.connect(_forget)

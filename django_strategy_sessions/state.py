@@ -9,11 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, ItemsView, Iterator, Mapping, ValuesView
 from datetime import UTC, datetime, timedelta
-from functools import cache
 from typing import Any
-
-from django.conf import settings
-from django.core.signals import setting_changed
 
 from .strategies.base import (
     Apply,
@@ -25,6 +21,7 @@ from .strategies.base import (
     flash_name,
     same,
     serialized,
+    setting,
 )
 
 _MISSING = object()
@@ -141,11 +138,11 @@ class State:
 
     def read(self, name: str) -> Any:
         """The value that `find` found. Reading a flash takes it."""
+        if name in self.data:
+            return self.data[name]
         raw = self.find(name)
         if raw is None:
             raise KeyError(name)
-        if raw == name:
-            return self.data[name]
         if raw in self.data:
             self.spent[raw] = self.data.pop(raw)
         return self.spent[raw]
@@ -174,7 +171,7 @@ class State:
                 if name in seen:
                     if serialized(value) != seen[name]:
                         return True
-                elif not same(value, base[name]):
+                elif value is not base[name] and not same(value, base[name]):
                     return True
         except Exception:
             return True  # the save will say what it is that cannot be serialized
@@ -195,19 +192,18 @@ class State:
         Values that do not differ are the stored objects; if none differs, so is the whole.
         """
         base = self._base
-        result, changed = dict(self.data.raw()), {}
-        for name, value in self.data.raw():
-            held = base.get(name, _MISSING)
-            if value is not held:
-                if not isinstance(name, str):
-                    raise TypeError(f"A session's names are str, not {type(name).__name__}.")
-                if held is not _MISSING and same(value, held, name):
-                    result[name] = held
-                else:
-                    changed[name] = value
-        if not changed and result.keys() == base.keys():
+        changed = {n: v for n, v in self.data.raw() if v is not base.get(n, _MISSING)}
+        for kind in set(map(type, changed)):
+            if not issubclass(kind, str):
+                raise TypeError(f"A session's names are str, not {kind.__name__}.")
+        common = changed.keys() & base.keys()
+        equal = {n: base[n] for n in common if same(changed[n], base[n], n)}
+        if len(equal) == len(changed) and self.data.keys() == base.keys():
             return base
-        return result | all_copied(changed)
+        result = dict(self.data.raw())
+        result.update(all_copied({n: v for n, v in changed.items() if n not in equal}))
+        result.update(equal)
+        return result
 
     @property
     def _base(self) -> Data:
@@ -350,24 +346,10 @@ def expires_after(age: float) -> datetime:
 
 def _absolute_end(created: datetime | None) -> datetime | None:
     """``SESSION_ABSOLUTE_AGE`` (seconds) after `created`, whatever was done since (ASVS 7.3.2)."""
-    age = _absolute_age()
+    age = setting("SESSION_ABSOLUTE_AGE")
     return None if age is None or created is None else created + timedelta(seconds=age)
-
-
-@cache
-def _absolute_age() -> float | None:
-    age: float | None = getattr(settings, "SESSION_ABSOLUTE_AGE", None)
-    return age
 
 
 def _capped(expires: datetime, created: datetime | None) -> datetime:
     end = _absolute_end(created)
     return expires if end is None else min(expires, end)
-
-
-def _forget(*, setting: str, **kwargs: Any) -> None:
-    if setting == "SESSION_ABSOLUTE_AGE":
-        _absolute_age.cache_clear()
-
-
-setting_changed.connect(_forget)

@@ -15,7 +15,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import path
 from django_redis import get_redis_connection
-from redis.connection import AbstractConnection
+from redis.connection import AbstractConnection, Connection
 
 from django_strategy_sessions.conf import get_strategy
 
@@ -96,14 +96,15 @@ def take_away(column, monkeypatch):
     def take_away():
         database.close()
         monkeypatch.setitem(database.settings_dict, "PORT", free_port())
+        monkeypatch.setattr(Connection, "_connect", refused)
         for pool in pools:
-            pool.reset()
-            monkeypatch.setitem(pool.connection_kwargs, "port", free_port())
+            pool.disconnect()
+
+    def refused(connection):
+        raise ConnectionRefusedError
 
     yield take_away
     monkeypatch.undo()
-    for pool in pools:
-        pool.reset()
 
 
 @pytest.fixture

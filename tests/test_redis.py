@@ -11,6 +11,7 @@ import ssl
 import subprocess
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 
@@ -19,6 +20,7 @@ import time_machine
 from django.core.cache import caches
 from django.core.exceptions import ImproperlyConfigured
 from django_redis.cache import RedisCache
+from redis.credentials import UsernamePasswordCredentialProvider
 from redis.exceptions import ResponseError
 
 from django_strategy_sessions import records
@@ -374,6 +376,25 @@ def test_users_and_passwords_are_followed(server, make, call):
     execute(server, "ACL", "DELUSER", "ada")
 
 
+def test_a_password_that_is_renewed_reaches_connections_that_are_kept(server, make):
+    class Token:
+        def try_get(self, name):
+            return "ada"
+
+        def get_value(self):
+            return "secret"
+
+    execute(server, "ACL", "SETUSER", "ada", "on", ">secret", "~session:*", "+@all")
+    provider = UsernamePasswordCredentialProvider("ada", "secret")
+    strategy = make(server.url, {"CONNECTION_POOL_KWARGS": {"credential_provider": provider}})
+    stored = strategy.insert({"a": 1}, later())
+    with watched(server) as sent:
+        strategy.client.connection_pool.re_auth_callback(Token())
+        assert strategy.load(stored.session_id).data == {"a": 1}
+    assert [command.split()[0] for command in sent] == ["AUTH", "GET"]
+    execute(server, "ACL", "DELUSER", "ada")
+
+
 def test_replicas_are_never_asked(server, make, call):
     with Valkey("--replicaof", "127.0.0.1", str(server.port)) as replica:
         strategy = make([server.url, replica.url])
@@ -575,6 +596,26 @@ def test_hundreds_of_requests_at_once_wait_for_a_connection(make, pool):
 
     with Valkey() as server:
         assert [one.data["n"] for one in asyncio.run(all_at_once(server))] == list(range(300))
+
+
+@pytest.mark.parametrize(
+    ("options", "most"),
+    [
+        ({}, 16),
+        ({"CONNECTION_POOL_CLASS": "redis.BlockingConnectionPool"}, 3),
+    ],
+    ids=["by default", "a pool that lets them wait"],
+)
+def test_threads_share_connections_and_get_their_own_answers(make, options, most):
+    def visit(strategy, n):
+        stored = strategy.insert({"n": n}, later())
+        return [strategy.load(stored.session_id).data["n"] for _ in range(20)] == [n] * 20
+
+    with Valkey() as server, ThreadPoolExecutor(16) as pool:
+        options = {**options, "CONNECTION_POOL_KWARGS": {"max_connections": most}}
+        strategy = make(server.url, options)
+        assert all(pool.map(lambda n: visit(strategy, n), range(200)))
+        assert len(connections(server)) <= most
 
 
 def test_calls_that_are_cancelled_leave_no_answer_for_others(server, strategy):

@@ -54,6 +54,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.core.checks import CheckMessage
+from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
 
 __all__ = [
@@ -296,12 +297,14 @@ def reconcile(
         was, now = base.get("_session_expiry"), theirs.get("_session_expiry")
         if current.expires and not same(now, was) and same(ours.get("_session_expiry"), was):
             expires = current.expires
-    changes = {
-        name: copied(value.function(copied(theirs.get(name, value.default))), name)
-        for name, value in data.items()
-        if isinstance(value, Apply)
-    }
-    return ({**data, **changes} if changes else data), expires
+    if Apply in map(type, data.values()):
+        data = {
+            name: copied(value.function(copied(theirs.get(name, value.default))), name)
+            if isinstance(value, Apply)
+            else value
+            for name, value in data.items()
+        }
+    return data, expires
 
 
 def flash_name(name: str) -> str:
@@ -311,6 +314,21 @@ def flash_name(name: str) -> str:
 
 def is_flash(name: str) -> bool:
     return name.startswith("__flash_") and name.endswith("__")
+
+
+# -- settings, of which a request asks for some many times: Django's way takes longer -------------
+
+
+@cache
+def setting(name: str, default: Any = None) -> Any:
+    return getattr(settings, name, default)
+
+
+def _forget(**kwargs: Any) -> None:
+    setting.cache_clear()
+
+
+setting_changed.connect(_forget)
 
 
 # -- values, as SESSION_SERIALIZER sees them ------------------------------------------------------
@@ -328,7 +346,7 @@ def _imported(path: str) -> Any:
 
 def serializer() -> Any:
     """A new one of ``SESSION_SERIALIZER``'s."""
-    return _imported(settings.SESSION_SERIALIZER)()
+    return _imported(setting("SESSION_SERIALIZER"))()
 
 
 def is_plain(value: object) -> bool:
@@ -366,7 +384,12 @@ def copied(value: Any, name: str = "") -> Any:
 def all_copied(values: Data) -> Data:
     """Each value `copied`, by its name."""
     result = dict(values)
-    if others := {name: value for name, value in values.items() if not is_plain(value)}:
+    others = {
+        name: value
+        for name, value in values.items()
+        if type(value) not in _PLAIN and not is_plain(value)
+    }
+    if others:
         try:
             result |= serializer().loads(serializer().dumps(others))
         except Exception:  # of one of them, which `copied` names

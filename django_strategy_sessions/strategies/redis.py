@@ -7,6 +7,7 @@ microseconds since 1970. Needs Redis 6.2 (``SET`` with ``PXAT``).
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import time
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 from django_redis.cache import RedisCache
 from django_redis.pool import ConnectionFactory
-from redis import Redis, RedisCluster, SSLConnection
+from redis import ConnectionPool, Redis, RedisCluster, SSLConnection
 from redis.asyncio import ConnectionPool as AsyncConnectionPool
 from redis.asyncio import Redis as AsyncRedis
 from redis.asyncio import RedisCluster as AsyncRedisCluster
@@ -268,9 +269,23 @@ class RedisStrategy(NativeStrategy):
         options.update({**bounds, **options})
         return client
 
+    @cached_property
+    def _connections(self) -> _Connections | None:
+        """``None`` in a cluster, whose client knows which node to ask."""
+        if isinstance(self.client, RedisCluster):
+            return None
+        return _Connections(self.client.connection_pool)
+
     def _execute(self, *command: Any) -> Any:
         with _answers:
-            return _text(self.client.execute_command(*command))
+            if (connections := self._connections) is None:
+                return _text(self.client.execute_command(*command))
+            connection = connections.take()
+            try:
+                connection.send_command(*command)
+                return _text(connection.read_response())
+            finally:
+                connections.give_back(connection)
 
     def _script(self, script: str, keys: list[str], *values: Any) -> Any:
         given = len(keys), *keys, *values
@@ -281,7 +296,7 @@ class RedisStrategy(NativeStrategy):
 
     def _is_cluster(self) -> bool:
         with _answers:
-            return isinstance(self.client, RedisCluster)
+            return self._connections is None
 
     def _pause(self, seconds: float) -> None:
         time.sleep(seconds)
@@ -292,7 +307,15 @@ class RedisStrategy(NativeStrategy):
         with _answers:
             client = await self._async_client()
             async with client.places:
-                return _text(await client.redis.execute_command(*command))
+                if isinstance(client.redis, AsyncRedisCluster):
+                    return _text(await client.redis.execute_command(*command))
+                pool = client.redis.connection_pool
+                connection = await pool.get_connection()
+                try:
+                    await connection.send_command(*command)
+                    return _text(await connection.read_response())
+                finally:
+                    await pool.release(connection)
 
     async def a_script(self, script: str, keys: list[str], *values: Any) -> Any:
         given = len(keys), *keys, *values
@@ -321,6 +344,41 @@ class RedisStrategy(NativeStrategy):
         else:
             count = client.connection_pool.max_connections
         return _AsyncClient(client, sentinels, _Places(count, self.timeout))
+
+
+class _Connections:
+    """Those of a pool, kept from one command to the next.
+
+    What redis-py does around a command, to count it and to repeat it, takes longer than all of
+    ours. So commands go over the connections themselves, which their pool gets back only where it
+    has to: where threads wait for them, passwords are renewed, or a Sentinel is followed.
+    """
+
+    def __init__(self, pool: ConnectionPool) -> None:
+        self._pool = pool
+        self._idle: list[Any] = []
+        self._process = os.getpid()
+        renewed = "credential_provider" in pool.connection_kwargs
+        self._keeps = type(pool) is ConnectionPool and not renewed
+
+    def take(self) -> Any:
+        if self._process != os.getpid():  # a fork, whose parent goes on using them
+            self._idle, self._process = [], os.getpid()
+        while self._idle:
+            connection = self._idle.pop()
+            try:
+                if not (connection.can_read() or connection.should_reconnect()):
+                    return connection
+            except (RedisError, OSError):
+                pass
+            self._pool.release(connection)
+        return self._pool.get_connection()
+
+    def give_back(self, connection: Any) -> None:
+        if self._keeps:
+            self._idle.append(connection)
+        else:
+            self._pool.release(connection)
 
 
 class _AsyncClient(NamedTuple):
