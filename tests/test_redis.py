@@ -20,8 +20,10 @@ import time_machine
 from django.core.cache import caches
 from django.core.exceptions import ImproperlyConfigured
 from django_redis.cache import RedisCache
+from redis.backoff import NoBackoff
 from redis.credentials import UsernamePasswordCredentialProvider
 from redis.exceptions import ResponseError
+from redis.retry import Retry
 
 from django_strategy_sessions import records
 from django_strategy_sessions.strategies.base import Apply, StrategyUnavailable
@@ -545,10 +547,15 @@ def test_a_timeout_of_the_alias_goes_before_the_strategys(server, make, call):
 
 
 @pytest.mark.parametrize("verb", ["merge", "rotate"])
-def test_a_write_whose_answer_got_lost_is_not_sent_again(server, make, call, verb):
+@pytest.mark.parametrize("retry", [{}, {"retry": Retry(NoBackoff(), 3)}], ids=["", "retry"])
+def test_a_write_whose_answer_got_lost_is_not_sent_again(server, make, call, verb, retry):
     with Tunnel(server.port) as tunnel:
-        strategy = make(f"redis://127.0.0.1:{tunnel.port}/0")
-        stored = call(strategy, "insert", {"count": 1}, later())
+        url = f"redis://127.0.0.1:{tunnel.port}/0"
+        strategy = make(url, {"CONNECTION_POOL_KWARGS": retry})
+        stored = call(strategy, "insert", {}, later())
+        stored = call(
+            strategy, "merge", stored, {"count": 1}, later()
+        )  # loads the script
         tunnel.loses = b"EVALSHA"
         once_more = {"count": Apply(lambda count: count + 1)}
         with watched(server) as sent, pytest.raises(StrategyUnavailable):
