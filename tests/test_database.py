@@ -131,6 +131,7 @@ def test_a_database_that_is_locked_is_unavailable(settings):
     connection.close()
     timeout = connection.settings_dict["OPTIONS"]["timeout"]
     connection.settings_dict["OPTIONS"]["timeout"] = 0
+    connection.connect()  # one that Django cannot set up would stay open
     blocker = sqlite3.connect(connection.settings_dict["NAME"], isolation_level=None)
     try:
         blocker.execute("BEGIN EXCLUSIVE")
