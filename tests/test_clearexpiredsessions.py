@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import pty
+import random
 import signal
 import subprocess
 import sys
 import termios
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from io import StringIO
+from threading import Event
 from uuid import uuid4
 
 import pytest
 from django.core.management import CommandError, call_command
-from django.db import connection
+from django.db import connection, connections
 from django.db.models.signals import post_delete
 from django.db.utils import OperationalError
 
@@ -179,6 +182,43 @@ def test_two_at_once_add_up():
     counts = [int(out.split()[1]) for out, _err in results]
     assert sum(counts) == 400
     assert StoredSession.objects.count() == 1
+
+
+@of_strategies_that_need_it
+def test_a_session_that_is_renewed_at_its_last_moment_stays(strategy):
+    begins = datetime.now(UTC) + timedelta(seconds=2)
+    ends = [begins + timedelta(milliseconds=4 * number) for number in range(300)]
+    stored = [strategy.insert({"n": n}, expires) for n, expires in enumerate(ends)]
+    over = Event()
+
+    def renew(place):
+        """Each shortly before it ends, or a little too late; tell those that were renewed."""
+        chance = random.Random(place)
+        renewed = []
+        for one in stored[place::3]:
+            due = one.expires - timedelta(milliseconds=chance.uniform(-1, 5))
+            over.wait((due - datetime.now(UTC)).total_seconds())
+            if strategy.merge(one, one.data, later(3600)):
+                renewed.append(one)
+        connections.close_all()
+        return renewed
+
+    def clean():
+        while not over.is_set():
+            for _count in strategy.clear_expired(50):
+                pass
+        connections.close_all()
+
+    with ThreadPoolExecutor(4) as pool:
+        cleaning = pool.submit(clean)
+        try:
+            renewed = [one for each in pool.map(renew, range(3)) for one in each]
+        finally:
+            over.set()
+        cleaning.result()
+    assert renewed
+    for one in renewed:
+        assert strategy.read_data(one.session_id) == one.data
 
 
 def interrupted(number):

@@ -553,9 +553,7 @@ def test_a_write_whose_answer_got_lost_is_not_sent_again(server, make, call, ver
         url = f"redis://127.0.0.1:{tunnel.port}/0"
         strategy = make(url, {"CONNECTION_POOL_KWARGS": retry})
         stored = call(strategy, "insert", {}, later())
-        stored = call(
-            strategy, "merge", stored, {"count": 1}, later()
-        )  # loads the script
+        stored = call(strategy, "merge", stored, {"count": 1}, later())  # loads the script
         tunnel.loses = b"EVALSHA"
         once_more = {"count": Apply(lambda count: count + 1)}
         with watched(server) as sent, pytest.raises(StrategyUnavailable):

@@ -52,8 +52,9 @@ _ROTATE = (
 _RENEW = f'UPDATE "{_TABLE}" SET expires = %s {_LIVE} AND {_MAC} = %s RETURNING true'
 _DELETE = f'DELETE FROM "{_TABLE}" WHERE id = %s RETURNING true'
 # Passes rows that are locked, and looks again at what it locks: one that was just renewed stays.
+# A row that is locked stays where it is, and by that it is found in half the time.
 _CLEAR = (
-    f'WITH gone AS (DELETE FROM "{_TABLE}" WHERE id = ANY(ARRAY(SELECT id FROM "{_TABLE}"'
+    f'WITH gone AS (DELETE FROM "{_TABLE}" WHERE ctid = ANY(ARRAY(SELECT ctid FROM "{_TABLE}"'
     " WHERE expires <= %s ORDER BY expires LIMIT %s FOR UPDATE SKIP LOCKED)) RETURNING true)"
     " SELECT count(*) FROM gone"
 )
