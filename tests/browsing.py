@@ -100,7 +100,12 @@ def visitor(chromium, expected=r"(?!)", **options):
 
     page.on("console", listen)
     page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("requestfailed", lambda request: problems.append(request.url))
+
+    def fail(request):
+        if request.failure != "net::ERR_ABORTED":  # by a click on to the next page
+            problems.append(f"{request.url} {request.failure}")
+
+    page.on("requestfailed", fail)
     yield page
     unexpected = [problem for problem in problems if not re.search(expected, problem)]
     assert not unexpected, unexpected

@@ -649,30 +649,33 @@ def test_calls_that_are_cancelled_leave_no_answer_for_others(server, strategy):
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # is multi-threaded
-def test_a_forked_process_has_sockets_of_its_own(server, strategy, call):
-    parents = call(strategy, "insert", {"of": "parent"}, later())
-    childs = call(strategy, "insert", {"of": "child"}, later())
-    here, there = socket.socketpair()
-    before = connections(server)
-    if (child := os.fork()) == 0:
-        status = 1
-        try:
-            with asyncio.Runner() as loop:
-                loop.run(strategy.aload(childs.session_id))
-                strategy.load(childs.session_id)
-                there.sendall(b".")
-                for _ in range(300):
-                    assert strategy.load(childs.session_id).data == {"of": "child"}
-                    assert loop.run(strategy.aload(childs.session_id)).data == {"of": "child"}
-            there.recv(1)
-            status = 0
-        finally:
-            os._exit(status)
-    there.close()
-    with here:
-        assert here.recv(1) == b"."
-        for _ in range(600):
-            assert call(strategy, "load", parents.session_id).data == {"of": "parent"}
-        assert before < connections(server)
-        here.sendall(b".")
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+def test_a_forked_process_has_sockets_of_its_own(make, call):
+    with Valkey() as server:  # where nobody else's connections come and go
+        strategy = make(server.url)
+        parents = call(strategy, "insert", {"of": "parent"}, later())
+        childs = call(strategy, "insert", {"of": "child"}, later())
+        here, there = socket.socketpair()
+        before = connections(server)
+        if (child := os.fork()) == 0:
+            status = 1
+            try:
+                here.close()
+                with asyncio.Runner() as loop:
+                    loop.run(strategy.aload(childs.session_id))
+                    strategy.load(childs.session_id)
+                    there.sendall(b".")
+                    for _ in range(300):
+                        assert strategy.load(childs.session_id).data == {"of": "child"}
+                        assert loop.run(strategy.aload(childs.session_id)).data == {"of": "child"}
+                there.recv(1)
+                status = 0
+            finally:
+                os._exit(status)
+        there.close()
+        with here:
+            assert here.recv(1) == b"."
+            for _ in range(600):
+                assert call(strategy, "load", parents.session_id).data == {"of": "parent"}
+            assert before < connections(server)
+            here.sendall(b".")
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

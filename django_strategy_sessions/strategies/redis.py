@@ -364,15 +364,17 @@ class _Connections:
     def take(self) -> Any:
         if self._process != os.getpid():  # a fork, whose parent goes on using them
             self._idle, self._process = [], os.getpid()
-        while self._idle:
-            connection = self._idle.pop()
+        while True:
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                return self._pool.get_connection()
             try:
                 if not (connection.can_read() or connection.should_reconnect()):
                     return connection
             except (RedisError, OSError):
                 pass
-            self._pool.release(connection)
-        return self._pool.get_connection()
+            self._pool.release(connection)  # which mends it
 
     def give_back(self, connection: Any) -> None:
         if self._keeps:
