@@ -7,7 +7,6 @@ from django.utils.translation import gettext_lazy as _
 class StrategySessionsConfig(AppConfig):
     name: str = "django_strategy_sessions"
     verbose_name: Any = _("Sessions")
-    default_auto_field: str = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
         from . import checks  # noqa: F401  (registers them)

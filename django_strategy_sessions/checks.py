@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib import import_module
 from typing import Any
 
-from django.apps import apps
 from django.conf import settings
+from django.contrib.sessions.middleware import SessionMiddleware
 from django.core import checks
 from django.core.checks import CheckMessage, Error, Tags
 from django.core.exceptions import ImproperlyConfigured
@@ -103,25 +102,18 @@ def _cookie() -> Iterator[CheckMessage]:
 
 
 def _project() -> Iterator[CheckMessage]:
-    if not apps.is_installed(APP):
-        yield Error(
-            f"The app {APP!r} is not installed: it has the table, the command and the checks.",
-            hint=f'INSTALLED_APPS = [\n    *INSTALLED_APPS,\n    "{APP}",\n]',
-            id="strategy_sessions.E008",
-        )
     if settings.SESSION_ENGINE != ENGINE:
         yield checks.Warning(
             f"The app {APP!r} is installed, but SESSION_ENGINE is {settings.SESSION_ENGINE!r}.",
             hint=f'SESSION_ENGINE = "{ENGINE}"',
             id="strategy_sessions.W002",
         )
-    middleware = import_module("django.contrib.sessions.middleware").SessionMiddleware
     for path in settings.MIDDLEWARE:
         try:
             found = import_string(path)
         except ImportError:
             continue  # Django will say so
-        if isinstance(found, type) and issubclass(found, middleware):
+        if isinstance(found, type) and issubclass(found, SessionMiddleware):
             return
     yield checks.Warning(
         "No SessionMiddleware is in MIDDLEWARE: requests have no session.",

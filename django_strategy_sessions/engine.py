@@ -259,8 +259,7 @@ class SessionStore(SessionBase):
             pass
 
     def _exists(self, session_key: str | None) -> Steps[bool]:
-        session_id = _session_id(session_key)
-        return session_id is not None and (yield "load", session_id) is not None
+        return (yield from State(_session_id(session_key)).load()) is not None
 
     def _load(self) -> Steps[dict[str, Any]]:
         stored = yield from self._state.load()

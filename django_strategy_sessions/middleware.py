@@ -136,7 +136,7 @@ def _delete_cookie(response: HttpResponseBase) -> None:
 
 
 def _told(session: SessionStore, response: HttpResponseBase) -> HttpResponseBase:
-    """Tell a client that the store is down, whichever layer met it: the site's own error page."""
+    """If the store was down, make the site's own error page a 503, whichever layer raised."""
     if session.outage and response.status_code >= 500:
         response.status_code = 503
         response.headers.setdefault("Retry-After", RETRY_AFTER)

@@ -28,7 +28,7 @@ from django.utils.http import http_date
 from .conf import make_strategy, require_created
 from .signing import Secrets, checked_secrets, sign, unsign
 from .state import Draft, State, expires_after
-from .strategies.base import SessionStrategy, Steps, arun, flash_name, is_flash, run
+from .strategies.base import SessionStrategy, Steps, arun, flash_name, is_flash, run, unflashed
 
 if sys.version_info >= (3, 13):
     from typing import TypeVar
@@ -252,9 +252,7 @@ class _Flashes(_Values):
         self.data.pop(flash_name(name), None)  # which reading has taken already
 
     def __iter__(self) -> Iterator[str]:
-        before, after = flash_name("/").split("/")
-        raws = [raw for raw, _ in self.data.raw() if is_flash(raw)]
-        return iter([raw.removeprefix(before).removesuffix(after) for raw in raws])
+        return iter([unflashed(raw) for raw, _ in self.data.raw() if is_flash(raw)])
 
 
 class SessionStorage(Generic[D, F]):

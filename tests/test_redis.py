@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shutil
 import socket
 import ssl
@@ -14,6 +15,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 import time_machine
@@ -371,7 +373,9 @@ def test_tls_will_do(through_tls, certificates, make, call):
 
 
 def test_users_and_passwords_are_followed(server, make, call):
-    execute(server, "ACL", "SETUSER", "ada", "on", ">secret", "~session:*", "+@all")
+    page = (Path(__file__).parent.parent / "docs" / "redis.md").read_text()
+    (least,) = re.findall(r"^user shop on >\S+ (.+)$", page, flags=re.MULTILINE)
+    execute(server, "ACL", "SETUSER", "ada", "on", ">secret", *least.split())
     url = f"redis://ada:secret@127.0.0.1:{server.port}/0"
     check_every_verb(make(url), call)
     check_every_verb(make(server.url, {"USERNAME": "ada", "PASSWORD": "secret"}), call)
@@ -500,6 +504,42 @@ def test_a_server_that_hangs_is_unavailable_after_the_timeout(server, make, call
         server.resume()
     assert time.monotonic() - begins < BOUND
     assert call(strategy, "load", stored.session_id).session_id == stored.session_id
+
+
+def test_a_hang_that_many_met_keeps_the_next_waiting_only_once(make):
+    with Valkey() as server, ThreadPoolExecutor(8) as pool:
+        strategy = make(server.url, timeout=1)
+        stored, together = strategy.insert({"a": 1}, later()), threading.Barrier(8)
+
+        def load(when):
+            when()
+            return strategy.load(stored.session_id).data
+
+        assert list(pool.map(load, [together.wait] * 8)) == [{"a": 1}] * 8
+        server.pause()
+        for ended in [pool.submit(load, together.wait) for _ in range(8)]:
+            assert isinstance(ended.exception(), StrategyUnavailable)
+        begins = time.monotonic()
+        with pytest.raises(StrategyUnavailable):
+            strategy.load(stored.session_id)
+        assert time.monotonic() - begins < 4
+        server.resume()
+        assert list(pool.map(load, [together.wait] * 8)) == [{"a": 1}] * 8
+
+
+def test_whoever_meets_a_primary_that_was_demoted_connects_anew(make, call):
+    """Where a name leads to the new one by now."""
+    with Valkey() as server:
+        strategy = make(server.url)
+        stored = call(strategy, "insert", {"a": 1}, later())
+        before = connections(server)
+        execute(server, "REPLICAOF", "127.0.0.1", str(free_port()))
+        for verb in (("merge", stored, {"a": 2}, later()), ("delete_data", stored.session_id)):
+            with pytest.raises(StrategyUnavailable):
+                call(strategy, *verb)
+            assert not before & connections(server)
+        execute(server, "REPLICAOF", "NO", "ONE")
+        assert call(strategy, "merge", stored, {"a": 2}, later()).data == {"a": 2}
 
 
 def test_connections_that_a_cache_has_already_do_not_lengthen_the_wait(server, make):

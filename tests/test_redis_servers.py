@@ -118,8 +118,12 @@ def reached(sentinel, name, enough):
 
 
 @pytest.mark.parametrize("way", ["sync", "async"])
-def test_a_failover_logs_nobody_out(sentinels, way):
-    """While there is no primary the answer is an outage; afterwards the session is there."""
+@pytest.mark.parametrize("end", ["kill", "pause"])
+def test_a_failover_logs_nobody_out(sentinels, end, way):
+    """While there is no primary the answer is an outage; afterwards the session is there.
+
+    And whoever asks next gets no answer that came too late for another.
+    """
     primary, watchers = sentinels
     for each in watchers:
         reached(each, "num-other-sentinels", 2)
@@ -132,10 +136,10 @@ def test_a_failover_logs_nobody_out(sentinels, way):
                 return getattr(strategy, verb)(*given)
             return loop.run(getattr(strategy, f"a{verb}")(*given))
 
-        stored = call("insert", {"a": 1}, later())
+        stored, other = call("insert", {"a": 1}, later()), call("insert", {"b": 1}, later())
         with closing(primary.client()) as client:
             assert client.wait(1, PATIENCE * 1000) == 1  # the replica has it
-        primary.kill()
+        getattr(primary, end)()
         with pytest.raises(StrategyUnavailable):
             call("load", stored.session_id)
         ends = time.monotonic() + PATIENCE
@@ -148,4 +152,9 @@ def test_a_failover_logs_nobody_out(sentinels, way):
                     assert time.monotonic() < ends, "The replica is never promoted."
 
         assert in_the_end("merge", stored, {"a": 2}, later()).data == {"a": 2}
-        assert in_the_end("load", stored.session_id).data == {"a": 2}
+        if end == "pause":
+            primary.resume()
+        for _ in range(10):
+            assert in_the_end("load", "A" * 22) is None
+            assert in_the_end("load", stored.session_id).data == {"a": 2}
+            assert in_the_end("load", other.session_id).data == {"b": 1}

@@ -77,7 +77,7 @@ T = TypeVar("T")
 # and is sent their results. `run` and `arun` carry it out.
 Steps = Generator[tuple[Any, ...], Any, T]
 
-# How often an atomic merge tries again before it takes a lock or gives up.
+# After so many conflicts a strategy of ours takes a lock, or begins to pause between attempts.
 CONFLICTS = 8
 
 
@@ -162,7 +162,7 @@ class SessionStrategy:
 
         Where the store still holds ``stored`` (its token says so), write `data`. Where it holds
         something else by now, write what `reconcile` makes of both, and repeat if even that has
-        changed meanwhile. After eight conflicts take a lock, or raise ``StrategyUnavailable``.
+        changed meanwhile. It has to end: by a lock, or by ``StrategyUnavailable``.
         If only the expiry moves, do not rewrite the data.
         """
         return run(self, _merge(stored, data, expires))
@@ -184,8 +184,8 @@ class SessionStrategy:
         return ()
 
     # -- the same for async code ------------------------------------------------------------------
-    # By default the sync verb in a thread. An `a` twin that an author wrote is used by the default
-    # engine verbs too, and a sync engine verb that an author wrote is never bypassed.
+    # By default the sync verb in a thread. `aload` and its like run the author's `load` in a thread
+    # where there is one, and else the default over the author's `a` twins.
 
     async def acreate_data(self, data: Data, expires: datetime) -> str:
         return await sync_to_async(self.create_data)(data, expires)
@@ -312,8 +312,13 @@ def flash_name(name: str) -> str:
     return f"__flash_{name}__"
 
 
-def is_flash(name: str) -> bool:
-    return name.startswith("__flash_") and name.endswith("__")
+def is_flash(raw: str) -> bool:
+    return raw.startswith("__flash_") and raw.endswith("__")
+
+
+def unflashed(raw: str) -> str:
+    """The name of a flash that is kept under `raw`."""
+    return raw[len("__flash_") : -len("__")]
 
 
 # -- settings, of which a request asks for some many times: Django's way takes longer -------------
@@ -387,7 +392,7 @@ def all_copied(values: Data) -> Data:
     others = {
         name: value
         for name, value in values.items()
-        if type(value) not in _PLAIN and not is_plain(value)
+        if type(value) not in _PLAIN and not is_plain(value)  # most are strings
     }
     if others:
         try:

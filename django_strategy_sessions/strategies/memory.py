@@ -49,7 +49,7 @@ class MemoryStrategy(SessionStrategy):
         return None if data is None else Stored(session_id, data, row.expires, row.created)
 
     def insert(self, data: Data, expires: datetime) -> Stored:
-        return self._insert(data, expires, datetime.now(UTC))
+        return self._insert(data, expires)
 
     def merge(self, stored: Stored, data: Data, expires: datetime) -> Stored | None:
         with self._lock:
@@ -80,8 +80,7 @@ class MemoryStrategy(SessionStrategy):
         with self._lock:
             return len(self._expired())
 
-    def _insert(self, data: Data, expires: datetime, created: datetime | None) -> Stored:
-        created = created or datetime.now(UTC)
+    def _insert(self, data: Data, expires: datetime, created: datetime | None = None) -> Stored:
         with self._lock:
             while records.hashed(session_id := records.new_id()) in self._rows:
                 pass

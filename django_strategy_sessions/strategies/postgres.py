@@ -51,11 +51,13 @@ _ROTATE = (
 )
 _RENEW = f'UPDATE "{_TABLE}" SET expires = %s {_LIVE} AND {_MAC} = %s RETURNING true'
 _DELETE = f'DELETE FROM "{_TABLE}" WHERE id = %s RETURNING true'
-# Passes rows that are locked, and looks again at what it locks: one that was just renewed stays.
-# A row that is locked stays where it is, and by that it is found in half the time.
+# SKIP LOCKED passes rows that others hold. FOR UPDATE tests `expires` again on each row it locks,
+# so one that was just renewed stays. A locked row cannot move: its ctid finds it in half the time.
+# Rows of other partitions may have the same, hence the second test.
 _CLEAR = (
     f'WITH gone AS (DELETE FROM "{_TABLE}" WHERE ctid = ANY(ARRAY(SELECT ctid FROM "{_TABLE}"'
-    " WHERE expires <= %s ORDER BY expires LIMIT %s FOR UPDATE SKIP LOCKED)) RETURNING true)"
+    " WHERE expires <= %s ORDER BY expires LIMIT %s FOR UPDATE SKIP LOCKED))"
+    " AND expires <= %s RETURNING true)"
     " SELECT count(*) FROM gone"
 )
 
@@ -107,7 +109,8 @@ class PostgresStrategy(NativeStrategy, DatabaseStrategy):
         yield from self._until_serialized("_fetch", _DELETE, records.hashed(session_id))
 
     def _clear_batch(self, batch_size: int) -> tuple[int, int]:
-        clearing = self._until_serialized("_fetch", _CLEAR, _now(), batch_size)
+        now = _now()
+        clearing = self._until_serialized("_fetch", _CLEAR, now, batch_size, now)
         (count,) = run(self, clearing)
         return count, count
 
@@ -280,7 +283,7 @@ def _has_ended(connection: Any) -> bool:
 
 
 class _Connection(psycopg.AsyncConnection[Row]):
-    timeout = 5.0
+    timeout: float
 
     async def wait(self, gen: Any, *args: Any, **kwargs: Any) -> Any:
         return await super().wait(_until(gen, self, self.timeout), *args, **kwargs)

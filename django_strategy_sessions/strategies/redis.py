@@ -1,4 +1,4 @@
-"""Sessions in Redis or Valkey, one round trip a verb: over django-redis' client, or an async one.
+"""Sessions in Redis or Valkey, one round trip a verb, set up as a cache of django-redis is.
 
 One string per session, which expires by itself: a sealed record whose header tells both times, in
 microseconds since 1970. Needs Redis 6.2 (``SET`` with ``PXAT``).
@@ -81,8 +81,7 @@ _EXPIRES = slice(records.MAC_LENGTH, records.MAC_LENGTH + _DIGITS)
 _CREATED = slice(_EXPIRES.stop, _EXPIRES.stop + _DIGITS)
 
 # KEYS: the session's, and for a rotation the new one. ARGV: the mac that is expected, the record to
-# write, when that expires (ms). Answers 1, or what is there instead. A driver that sends a rotation
-# again because the answer was lost finds its own record, and that is as good.
+# write, when that expires (ms). Answers 1, or what is there instead.
 _SWAP = f"""
 local held = redis.call('GETRANGE', KEYS[1], 0, {records.MAC_LENGTH - 1})
 if held == ARGV[1] then
@@ -90,7 +89,6 @@ if held == ARGV[1] then
     if #KEYS == 2 then redis.call('DEL', KEYS[1]) end
     return 1
 end
-if #KEYS == 2 and redis.call('GET', KEYS[2]) == ARGV[2] then return 1 end
 return redis.call('GET', KEYS[1])
 """
 # The first half of a rotation where the new key is on another node.
@@ -147,13 +145,10 @@ class RedisStrategy(NativeStrategy):
                 return stored
 
     def _update_steps(self, session_id: str, data: Data, expires: datetime) -> Steps[bool]:
-        stored = yield from self._load_steps(session_id)
-        while stored is not None:
-            change = _sealed(session_id, data, expires, stored.created)
-            stored = yield from self._swap_steps(stored, change)
-            if stored is change:
-                return True
-        return False
+        if (stored := (yield from self._load_steps(session_id))) is None:
+            return False
+        change = _sealed(session_id, data, expires, stored.created)
+        return bool((yield "_execute", "SET", *self._written(change), "XX"))
 
     def _delete_steps(self, session_id: str) -> Steps[None]:
         yield "_execute", "DEL", self._key(session_id)
@@ -162,7 +157,7 @@ class RedisStrategy(NativeStrategy):
         self, stored: Stored, data: Data, expires: datetime, rotating: bool
     ) -> Steps[Stored | None]:
         current: Stored | None = stored
-        conflicts, ends = 0, time.monotonic() + self.timeout
+        conflicts, deadline = 0, time.monotonic() + self.timeout
         while current is not None:
             session_id = records.new_id() if rotating else stored.session_id
             wanted = reconcile(stored, data, expires, current)
@@ -171,7 +166,7 @@ class RedisStrategy(NativeStrategy):
             if current is change:
                 return change
             conflicts += 1
-            if time.monotonic() > ends:
+            if time.monotonic() > deadline:
                 raise StrategyUnavailable("Other requests changed the session all the time.")
             if conflicts >= CONFLICTS:
                 yield "_pause", random.uniform(0, 0.002 * conflicts)  # noqa: S311
@@ -184,11 +179,11 @@ class RedisStrategy(NativeStrategy):
             return (yield from self._load_steps(current.session_id))
         mac = str(current.token)[: records.MAC_LENGTH]
         key = self._key(current.session_id)
-        target, record, _, ends = self._written(change)
+        target, record, _, expires_ms = self._written(change)
         if target == key:
-            reply = yield "_script", _SWAP, [key], mac, record, ends
+            reply = yield "_script", _SWAP, [key], mac, record, expires_ms
         elif not (yield ("_is_cluster",)):
-            reply = yield "_script", _SWAP, [key, target], mac, record, ends
+            reply = yield "_script", _SWAP, [key, target], mac, record, expires_ms
         else:
             reply = yield "_script", _CLAIM, [key], mac
             if reply == 1:
@@ -215,8 +210,8 @@ class RedisStrategy(NativeStrategy):
     def _written(self, stored: Stored) -> tuple[str, str, str, int]:
         """The arguments of ``SET``."""
         record = str(stored.token)
-        ends = -(-int(record[_EXPIRES]) // 1000)
-        return self._key(stored.session_id), record, "PXAT", max(1, ends)
+        expires_ms = -(-int(record[_EXPIRES]) // 1000)
+        return self._key(stored.session_id), record, "PXAT", max(1, expires_ms)
 
     def _key(self, session_id: str) -> str:
         return self.prefix + records.hashed(session_id)
@@ -245,7 +240,7 @@ class RedisStrategy(NativeStrategy):
     def count_expired(self) -> int:
         return 0
 
-    # -- over django-redis' client -----------------------------------------------------------------
+    # -- over connections as django-redis would make them ------------------------------------------
 
     @cached_property
     def client(self) -> Redis | RedisCluster:
@@ -283,9 +278,12 @@ class RedisStrategy(NativeStrategy):
             connection = connections.take()
             try:
                 connection.send_command(*command)
-                return _text(connection.read_response())
-            finally:
-                connections.give_back(connection)
+                reply = connection.read_response()
+            except BaseException as error:
+                connections.give_up(connection, error)
+                raise
+            connections.give_back(connection)
+            return _text(reply)
 
     def _script(self, script: str, keys: list[str], *values: Any) -> Any:
         given = len(keys), *keys, *values
@@ -314,6 +312,10 @@ class RedisStrategy(NativeStrategy):
                 try:
                     await connection.send_command(*command)
                     return _text(await connection.read_response())
+                except BaseException as error:
+                    if _ends_connection(error):
+                        await connection.disconnect(nowait=True)
+                    raise
                 finally:
                     await pool.release(connection)
 
@@ -356,31 +358,41 @@ class _Connections:
 
     def __init__(self, pool: ConnectionPool) -> None:
         self._pool = pool
-        self._idle: list[Any] = []
-        self._process = os.getpid()
+        self._idle: dict[int, list[Any]] = {}  # by process: a fork's parent goes on using its own
         renewed = "credential_provider" in pool.connection_kwargs
         self._keeps = type(pool) is ConnectionPool and not renewed
 
     def take(self) -> Any:
-        if self._process != os.getpid():  # a fork, whose parent goes on using them
-            self._idle, self._process = [], os.getpid()
-        while True:
-            try:
-                connection = self._idle.pop()
-            except IndexError:
-                return self._pool.get_connection()
-            try:
-                if not (connection.can_read() or connection.should_reconnect()):
-                    return connection
-            except (RedisError, OSError):
-                pass
-            self._pool.release(connection)  # which mends it
+        try:
+            connection = self._idle.setdefault(os.getpid(), []).pop()
+        except IndexError:
+            return self._pool.get_connection()
+        usable = False
+        try:
+            usable = not (connection.can_read() or connection.should_reconnect())
+        except (RedisError, OSError):
+            pass
+        finally:
+            if not usable:
+                self._pool.release(connection)
+        return connection if usable else self._pool.get_connection()  # which connects anew
 
     def give_back(self, connection: Any) -> None:
         if self._keeps:
-            self._idle.append(connection)
+            self._idle.setdefault(os.getpid(), []).append(connection)
         else:
             self._pool.release(connection)
+
+    def give_up(self, connection: Any, error: BaseException) -> None:
+        if _ends_connection(error):
+            connection.disconnect()
+        self._pool.release(connection)
+
+
+def _ends_connection(error: BaseException) -> bool:
+    """An answer may still come, which is for nobody else; or this is no primary any more."""
+    answered = isinstance(error, ResponseError)
+    return not answered or isinstance(error, ReadOnlyError) or "READONLY" in str(error)
 
 
 class _AsyncClient(NamedTuple):
@@ -446,16 +458,16 @@ class ClusterConnectionFactory(_ConnectionFactory):
     ``LOCATION`` is the URL of any node.
     """
 
-    _clusters: ClassVar[dict[str, RedisCluster]] = {}
+    _pools: ClassVar[dict[str, RedisCluster]] = {}
 
     def connect(self, url: str) -> RedisCluster:
-        if url not in self._clusters:
+        if url not in self._pools:
             # A write whose answer got lost is not sent again, as redis-py by itself would.
             options = {"retry": Retry(NoBackoff(), 0), **self.make_connection_params(url)}
             del options["parser_class"]
             options.update(self.pool_cls_kwargs, **self.redis_client_cls_kwargs)
-            self._clusters[url] = RedisCluster(**options)
-        return self._clusters[url]
+            self._pools[url] = RedisCluster(**options)
+        return self._pools[url]
 
     def disconnect(self, connection: RedisCluster) -> None:
         connection.disconnect_connection_pools()  # where close() would be for good
