@@ -186,20 +186,19 @@ def test_two_at_once_add_up():
 
 @of_strategies_that_need_it
 def test_a_session_that_is_renewed_at_its_last_moment_stays(strategy):
-    begins = datetime.now(UTC) + timedelta(seconds=2)
-    ends = [begins + timedelta(milliseconds=4 * number) for number in range(300)]
-    stored = [strategy.insert({"n": n}, expires) for n, expires in enumerate(ends)]
     over = Event()
 
-    def renew(place):
-        """Each shortly before it ends, or a little too late; tell those that were renewed."""
-        chance = random.Random(place)
-        renewed = []
-        for one in stored[place::3]:
-            due = one.expires - timedelta(milliseconds=chance.uniform(-1, 5))
-            over.wait((due - datetime.now(UTC)).total_seconds())
+    def renew(seed):
+        """Sessions shortly before they end, or a little too late; tell those that were renewed."""
+        chance, renewed, slack = random.Random(seed), [], 0.005
+        while len(renewed) < 40:
+            one = strategy.insert({"seed": seed}, later(4 * slack))
+            moment = one.expires - timedelta(seconds=chance.uniform(-0.1, 1) * slack)
+            over.wait((moment - datetime.now(UTC)).total_seconds())
             if strategy.merge(one, one.data, later(3600)):
                 renewed.append(one)
+            else:
+                slack *= 1.05  # a slow store on a slow machine wants more
         connections.close_all()
         return renewed
 
@@ -216,7 +215,6 @@ def test_a_session_that_is_renewed_at_its_last_moment_stays(strategy):
         finally:
             over.set()
         cleaning.result()
-    assert renewed
     for one in renewed:
         assert strategy.read_data(one.session_id) == one.data
 

@@ -474,12 +474,15 @@ class ClusterConnectionFactory(_ConnectionFactory):
 
 
 def _plain(options: dict[str, Any]) -> dict[str, Any]:
-    """What sync and async clients have in common: not parsers, handlers and the like."""
+    """What sync and async clients have in common: not parsers, handlers and what the pool notes."""
     return {
         name: value
         for name, value in options.items()
-        if isinstance(value, (str, bytes, int, float, list, tuple, dict, type(None)))
-        or name == "credential_provider"
+        if name == "credential_provider"
+        or (
+            isinstance(value, (str, bytes, int, float, list, tuple, dict, type(None)))
+            and not name.startswith("orig_")
+        )
     }
 
 
