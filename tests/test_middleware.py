@@ -41,7 +41,7 @@ def user(transactional_db):
 class DjangosOwnTests(django_tests.SessionMiddlewareTests):
     """Of its own middleware, unchanged, over ours."""
 
-    test_empty_session_saved = None  # looks into Django's own table; ours is in test_engine.py
+    test_empty_session_saved = None  # looks into Django's own table; ours is in tests/engine
 
     def setUp(self):
         djangos, django_tests.SessionMiddleware = django_tests.SessionMiddleware, SessionMiddleware

@@ -48,8 +48,8 @@ def test_each_promise_has_a_test():
 @pytest.mark.parametrize("name", NAMED)
 def test_each_test_exists_and_is_collected(name):
     file, *path = name.split("::")
-    assert re.fullmatch(r"test_\w+\.py", file)
-    found = import_module(f"tests.{file.removesuffix('.py')}")
+    assert re.fullmatch(r"(\w+/)?test_\w+\.py", file)
+    found = import_module(f"tests.{file.removesuffix('.py').replace('/', '.')}")
     for part in path:
         found = getattr(found, part)
         collected = isinstance(found, type) and issubclass(found, TestCase)

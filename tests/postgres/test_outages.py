@@ -1,0 +1,130 @@
+"""What `PostgresStrategy` does when the server, or the way to it, fails."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import contextmanager
+
+import pytest
+from django.db import close_old_connections, connections
+
+from django_strategy_sessions.strategies.base import StrategyUnavailable
+from django_strategy_sessions.strategies.postgres import PostgresStrategy
+from django_strategy_sessions.testing import later
+
+from ..conftest import in_postgres, run_in_loop
+from .conftest import PATIENCE, TABLE, VERBS, ask, backends, each_verb, outside
+
+pytestmark = in_postgres
+
+
+@pytest.mark.parametrize("checked", [False, True])
+def test_a_connection_that_the_server_ended_is_not_even_noticed(
+    server, strategy, monkeypatch, checked
+):
+    monkeypatch.setitem(connections["postgres"].settings_dict, "CONN_MAX_AGE", None)
+    monkeypatch.setitem(connections["postgres"].settings_dict, "CONN_HEALTH_CHECKS", checked)
+    stored = strategy.insert({"a": 1}, later())
+    (before,) = backends()
+    ask("SELECT pg_terminate_backend(%s, 10000)", before)
+    for _ in range(5):
+        close_old_connections()  # as each request does
+        assert strategy.load(stored.session_id).data == {"a": 1}
+    assert backends() - {before}
+
+
+def test_an_event_loop_does_not_notice_that_the_server_ended_its_connections(server, strategy):
+    async def main():
+        stored = await strategy.ainsert({"a": 1}, later())
+        await asyncio.gather(*(strategy.aload(stored.session_id) for _ in range(5)))
+        before = backends()
+        for pid in before:
+            ask("SELECT pg_terminate_backend(%s, 10000)", pid)
+        assert (await strategy.aload(stored.session_id)).data == {"a": 1}
+        assert backends() - before
+
+    run_in_loop(main())
+
+
+@contextmanager
+def hanging(server):
+    server.pause()
+    try:
+        started = time.monotonic()
+        yield
+        assert time.monotonic() - started < PATIENCE
+    finally:
+        server.resume()
+
+
+@each_verb
+def test_a_server_that_hangs_is_waited_for_until_the_time_is_up(server, do, verb):
+    def steps():
+        stored = yield "insert", {"a": 1}, later()
+        with hanging(server), pytest.raises(StrategyUnavailable):
+            yield VERBS[verb](stored)
+
+    do(PostgresStrategy("postgres", timeout=1), steps())
+
+
+@pytest.mark.parametrize("checked", [False, True])
+def test_connecting_to_a_server_that_hangs_ends_when_the_time_is_up(
+    server, do, monkeypatch, checked
+):
+    monkeypatch.setitem(connections["postgres"].settings_dict, "CONN_MAX_AGE", None)
+    monkeypatch.setitem(connections["postgres"].settings_dict, "CONN_HEALTH_CHECKS", checked)
+    strategy = PostgresStrategy("postgres", timeout=1)
+    stored = strategy.insert({"a": 1}, later())
+
+    def steps():
+        for _ in range(2):
+            with pytest.raises(StrategyUnavailable):
+                yield "load", stored.session_id
+
+    close_old_connections()
+    with hanging(server):
+        do(strategy, steps())
+    close_old_connections()
+    assert strategy.load(stored.session_id).data == {"a": 1}
+
+
+@pytest.mark.parametrize("verb", ["update_data", "merge", "rotate", "delete_data"])
+def test_who_waits_for_a_locked_row_gives_up_when_the_time_is_up(server, do, verb):
+    def steps():
+        stored = yield "insert", {"a": 1}, later()
+        yield "merge", stored, {"a": 1, "theirs": 1}, later()
+        with outside() as holder:
+            holder.execute(f"SELECT * FROM {TABLE} FOR UPDATE")
+            with pytest.raises(StrategyUnavailable):
+                yield VERBS[verb](stored)
+            holder.rollback()
+
+    do(PostgresStrategy("postgres", timeout=1), steps())
+
+
+def test_a_commit_that_takes_too_long_is_an_outage(server, do):
+    ask(
+        f"CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS"
+        f" $$ BEGIN PERFORM pg_sleep({PATIENCE * 2}); RETURN NULL; END $$"
+    )
+    ask(
+        f"CREATE CONSTRAINT TRIGGER dawdles AFTER UPDATE ON {TABLE} DEFERRABLE INITIALLY DEFERRED"
+        " FOR EACH ROW WHEN (NEW.owner = 'slow') EXECUTE FUNCTION dawdle()"
+    )
+    strategy = PostgresStrategy("postgres", timeout=1)
+
+    def steps():
+        stored = yield "insert", {"a": 1}, later()
+        yield "merge", stored, {"a": 2}, later()
+        started = time.monotonic()
+        with pytest.raises(StrategyUnavailable):
+            yield "merge", stored, {"a": 1, "_auth_user_id": "slow"}, later()
+        assert time.monotonic() - started < PATIENCE
+
+    try:
+        do(strategy, steps())
+    finally:
+        for pid in backends():
+            ask("SELECT pg_terminate_backend(%s, 10000)", pid)
+        ask("DROP FUNCTION dawdle CASCADE")
