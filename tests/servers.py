@@ -1,7 +1,7 @@
 """Real PostgreSQL and Valkey servers, started by the suite itself out of packages from PyPI.
 
-Or those named by ``TEST_POSTGRES_URL`` and ``TEST_REDIS_URL``. Processes that a test starts inherit
-both variables, and so use the servers of their parent.
+Or those named by ``TEST_POSTGRES_URL`` and ``TEST_REDIS_URL``. Workers of pytest-xdist and
+processes that a test starts inherit both variables, and so use the servers of their parent.
 """
 
 from __future__ import annotations
@@ -35,9 +35,16 @@ def postgres_url() -> str:
 
 
 def redis_url() -> str:
+    """Each worker of pytest-xdist, with the processes that it starts, has a database of its own.
+
+    They are numbered from the one that ``TEST_REDIS_URL`` names.
+    """
     if "TEST_REDIS_URL" not in os.environ:
-        os.environ["TEST_REDIS_URL"] = Valkey().start().url
-    return os.environ["TEST_REDIS_URL"]
+        os.environ["TEST_REDIS_URL"] = Valkey("--databases", "1024").start().url
+    url = urlsplit(os.environ["TEST_REDIS_URL"])
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0")
+    number = int(url.path.strip("/") or 0) + int(worker.removeprefix("gw"))
+    return url._replace(path=f"/{number}").geturl()
 
 
 def database(url: str, **options: object) -> dict[str, object]:

@@ -124,7 +124,7 @@ def test_a_strategy_may_be_a_path_options_or_an_instance():
         {},
         {"strategy": None},
         {"strategy": "no.such.Strategy"},
-        {"strategy": object()},
+        pytest.param({"strategy": object()}, id="an object"),
         {"create_data": print},
         {"create_data": print, "read_data": print, "update_data": print},
         {"strategy": MEMORY, "read_data": print},
