@@ -1,6 +1,6 @@
 """React Router's `createSessionStorage`, item by item, by the numbers of docs/react-router.md.
 
-Each test of a kept behaviour has its numbers in its name; `ours` says that we decided otherwise,
+Each test of a kept behavior has its numbers in its name; `ours` says that we decided otherwise,
 and the test is of that.
 """
 
