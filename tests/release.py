@@ -23,6 +23,7 @@ SETTINGS = re.search(r"```python\n(# settings.py\n.*?)```", README, re.DOTALL)[1
 # By extra: what else the project installs, and its settings.
 PROJECTS = {
     "": ([], ""),
+    "progress": ([], ""),
     "postgres": (
         ["psycopg-binary"],
         """
@@ -94,7 +95,9 @@ def test_the_wheel_works_in_an_empty_project(wheel, tmp_path, extra):
     python = environment / "bin" / "python"
     wanted = f"{wheel}[{extra}]" if extra else wheel
     _run(python, "-m", "pip", "install", "--quiet", wanted, *more)
-    assert "pytest" not in _run(python, "-m", "pip", "list")
+    installed = _run(python, "-m", "pip", "list")
+    assert "pytest" not in installed
+    assert ("tqdm" in installed) == (extra == "progress")
     _run(python, "-m", "django", "startproject", "project", tmp_path)
     with (tmp_path / "project" / "settings.py").open("a") as file:
         file.write("\nimport os\n")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
+import tomllib
 from graphlib import TopologicalSorter
 from importlib.util import resolve_name
 from pathlib import Path
@@ -113,6 +115,12 @@ def test_each_driver_is_known_to_one_module():
             if root not in {*sys.stdlib_module_names, PACKAGE, "django"}:
                 used.setdefault(root, set()).add(module)
     assert used == OUTSIDE
+
+
+def test_a_project_has_to_install_nothing_but_django():
+    table = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    names = {re.match(r"[\w-]+", given)[0] for given in table["dependencies"]}
+    assert names == {"django", "typing-extensions"}  # the second below Python 3.13 only
 
 
 def test_no_module_is_a_drawer():

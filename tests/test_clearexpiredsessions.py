@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import random
+import select
 import signal
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from django_strategy_sessions.models import StoredSession
 from django_strategy_sessions.strategies.base import SessionStrategy, StrategyUnavailable
 from django_strategy_sessions.strategies.memory import MemoryStrategy
 
-from .conftest import DATABASE, REDIS, STRATEGIES
+from .conftest import REDIS, STRATEGIES
 
 MANY = 20_000  # more than are deleted before a signal arrives
 
@@ -51,7 +52,7 @@ def clear(*options, **named):
     return out.getvalue()
 
 
-def process(*options, **streams):
+def process(*options, environment=None, **streams):
     """The command in a process of its own, on this test's database."""
     return subprocess.Popen(
         [sys.executable, "-m", "django", "clearexpiredsessions", *options],
@@ -60,6 +61,7 @@ def process(*options, **streams):
             "DJANGO_SETTINGS_MODULE": "tests.settings",
             "PYTHONUNBUFFERED": "1",  # lines arrive as they are said
             "TEST_DATABASE": str(connection.settings_dict["NAME"]),
+            **(environment or {}),
         },
         **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **streams},
     )
@@ -100,11 +102,27 @@ def test_verbosity_is_honoured(strategy):
 
 
 @of_strategies_that_need_it
-def test_it_stops_when_its_time_is_over(strategy):
+def test_it_stops_when_its_time_is_over_and_says_how_many_remain(strategy):
     fill(5)
     out = clear("--batch-size=1", "--max-seconds=0")
-    assert out == "Deleted 1 expired sessions. Stopped after 0 seconds.\n"
+    assert out == "Deleted 1 expired sessions. Stopped after 0 seconds: 4 remain.\n"
     assert strategy.count_expired() == 4
+    assert clear("--batch-size=4", "--max-seconds=0") == "Deleted 4 expired sessions.\n"
+
+
+@pytest.mark.parametrize("verbosity", [0, 1])
+def test_what_remains_is_a_status_of_its_own_where_that_is_asked_for(verbosity):
+    fill(5)
+    options = ("--max-seconds=0", "--fail-if-remaining", f"--verbosity={verbosity}")
+    run = process("--batch-size=3", *options)
+    out, err = run.communicate(timeout=60)
+    assert (run.returncode, err) == (3, "CommandError: 2 expired sessions remain.\n")
+    said = "Deleted 3 expired sessions. Stopped after 0 seconds: 2 remain.\n"
+    assert out == (said if verbosity else "")
+    run = process("--batch-size=3", *options)
+    out, err = run.communicate(timeout=60)
+    assert (run.returncode, err) == (0, "")
+    assert out == ("Deleted 2 expired sessions.\n" if verbosity else "")
 
 
 @pytest.mark.parametrize("option", ["--batch-size=0", "--max-seconds=-1", "--sleep=nan"])
@@ -231,9 +249,10 @@ def interrupted(number):
     return said, err, run.returncode
 
 
-def test_ctrl_c_leaves_nothing_half_done():
-    said, err, status = interrupted(signal.SIGINT)
-    assert status == 130, err
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_and_sigterm_leave_nothing_half_done(number, expected):
+    said, err, status = interrupted(number)
+    assert (status, err) == (expected, "")
     assert said[-1].startswith("Interrupted. Deleted ")
     deleted = int(said[-1].split()[2].replace(",", ""))
     assert deleted % 5 == 0
@@ -251,24 +270,104 @@ def test_kill_9_leaves_nothing_half_done():
     assert clear() == f"Deleted {left:,} expired sessions.\n"
 
 
-def test_a_terminal_gets_a_progress_bar_and_a_pipe_one_line(settings):
-    settings.SESSION_STRATEGY = DATABASE
-    fill(30)
+def test_the_project_keeps_its_own_answer_to_sigterm():
+    fill(1)
+    signal.signal(signal.SIGTERM, mine := lambda number, frame: None)
+    try:
+        clear()
+        assert signal.getsignal(signal.SIGTERM) is mine
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def test_it_runs_in_threads_too_where_no_signal_can_be_handled():
+    fill(1)
+
+    def clear_here():
+        try:
+            return clear()
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(clear_here).result() == "Deleted 1 expired sessions.\n"
+
+
+def on_terminal(*options, terminate_at=None, status=0, **given):
+    """Run the command on a terminal of 80 columns; return all that it wrote there, and its stdout.
+
+    It is sent a SIGTERM when `terminate_at` was written.
+    """
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 80))
-    run = process("--batch-size=10", stderr=theirs)
-    out, _ = run.communicate(timeout=60)
+    run = process(*options, stderr=theirs, **{"stdout": theirs, **given})
     os.close(theirs)
-    bar = b""
+    written = b""
     try:
-        while part := os.read(ours, 4096):
-            bar += part
+        while select.select([ours], [], [], 60)[0] and (part := os.read(ours, 4096)):
+            written += part
+            if terminate_at and terminate_at in written:
+                run.send_signal(signal.SIGTERM)
+                terminate_at = None
     except OSError:  # Linux's way to say that the other end is closed
         pass
     finally:
         os.close(ours)
-    assert b"30/30" in bar
+    out, _ = run.communicate(timeout=60)
+    assert run.returncode == status
+    return written.decode(), out
+
+
+def screen(written):
+    """The lines that a terminal shows in the end: after a return, text overwrites text."""
+    lines = []
+    for line in written.split("\n"):
+        shown = ""
+        for text in line.split("\r"):
+            shown = text + shown[len(text) :]
+        lines.append(shown.rstrip())
+    return lines
+
+
+@pytest.fixture(params=["with tqdm", "without"])
+def environment(request, tmp_path):
+    """That of a process in which tqdm can, or cannot, be imported."""
+    if request.param == "with tqdm":
+        return {}
+    (tmp_path / "tqdm.py").write_text("raise ImportError")
+    return {"PYTHONPATH": str(tmp_path)}
+
+
+def test_a_terminal_sees_progress_and_a_pipe_gets_one_line(environment):
+    fill(30)
+    written, out = on_terminal("--batch-size=10", environment=environment, stdout=subprocess.PIPE)
+    assert "0/30" in written
+    assert "30/30" in screen(written)[0]
+    assert ("it/s" in written or "sessions/s" in written) == (not environment)  # tqdm's
     assert out == "Deleted 30 expired sessions.\n"
     fill(1)
-    out, err = process().communicate(timeout=60)
+    out, err = process(environment=environment).communicate(timeout=60)
     assert (out, err) == ("Deleted 1 expired sessions.\n", "")
+
+
+def test_what_is_said_of_batches_does_not_tear_the_progress(environment):
+    fill(30)
+    written, _ = on_terminal("--batch-size=10", "--verbosity=2", environment=environment)
+    *batches, progress, total, end = screen(written)
+    assert batches == ["Deleted 10 expired sessions."] * 3
+    assert "30/30" in progress
+    assert (total, end) == ("Deleted 30 expired sessions.", "")
+
+
+def test_sigterm_does_not_tear_the_progress(environment):
+    fill(30)
+    written, _ = on_terminal(
+        *("--batch-size=10", "--sleep=60", "--verbosity=2"),
+        environment=environment,
+        terminate_at=b"10/30",
+        status=143,
+    )
+    batch, progress, said, end = screen(written)
+    assert batch == "Deleted 10 expired sessions."
+    assert "10/30" in progress
+    assert (said, end) == ("Interrupted. Deleted 10 expired sessions.", "")

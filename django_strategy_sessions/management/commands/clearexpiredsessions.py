@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 import time
 from argparse import ArgumentParser, ArgumentTypeError
-from typing import Any
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import Any, Protocol
 
 from django.core.management.base import BaseCommand, CommandError
-from tqdm import tqdm
 
 from ...conf import get_strategy
 from ...strategies.base import StrategyUnavailable
+
+REMAINING = 3  # the exit status of --fail-if-remaining
 
 
 def _above_zero(text: str) -> int:
@@ -26,6 +31,70 @@ def _seconds(text: str) -> float:
     if not number >= 0:
         raise ArgumentTypeError("must be a number of seconds")
     return number
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM: a stop like Ctrl-C, with another exit status."""
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # where Python handles signals
+        yield
+        return
+
+    def interrupt(*_given: Any) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Progress(Protocol):
+    def update(self, count: int, /) -> object: ...
+    def clear(self) -> object: ...
+    def refresh(self) -> object: ...
+    def close(self) -> object: ...
+
+
+class _Line:
+    """Progress without tqdm: one line on stderr that is written again and again."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.count = total, 0
+        self.refresh()
+
+    def update(self, count: int) -> None:
+        self.count += count
+        self.refresh()
+
+    def refresh(self) -> None:
+        self._write(f"\r{self.count:,}/{self.total:,} sessions")
+
+    def clear(self) -> None:
+        self._write("\r" + " " * 60 + "\r")
+
+    def close(self) -> None:
+        self._write("\n")
+
+    def _write(self, text: str) -> None:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+
+
+class _Nothing:
+    """Progress that nobody watches."""
+
+    def update(self, count: int) -> None:
+        pass
+
+    def clear(self) -> None:
+        pass
+
+    refresh = close = clear
 
 
 class Command(BaseCommand):
@@ -45,6 +114,11 @@ class Command(BaseCommand):
             "--max-seconds",
             type=_seconds,
             help="Stop after the batch in which so many seconds have passed.",
+        )
+        parser.add_argument(
+            "--fail-if-remaining",
+            action="store_true",
+            help=f"Exit with status {REMAINING} if --max-seconds left expired sessions behind.",
         )
         parser.add_argument(
             "--sleep",
@@ -73,27 +147,52 @@ class Command(BaseCommand):
         except StrategyUnavailable as error:
             raise CommandError(f"{error} What was deleted before stays deleted.") from error
 
-    def _clear(
-        self, batch_size: int, max_seconds: float | None, sleep: float, **options: Any
-    ) -> None:
-        strategy, started, deleted, outcome = get_strategy(), time.monotonic(), 0, ""
-        on_terminal = self.verbosity > 0 and sys.stderr.isatty()
-        total = strategy.count_expired() if on_terminal else None
-        with tqdm(total=total, unit=" sessions", disable=not on_terminal) as bar:
-            try:
-                for count in strategy.clear_expired(batch_size):
-                    deleted += count
-                    bar.update(count)
-                    if self.verbosity > 1:
-                        self._say(f"Deleted {count:,} expired sessions.")
-                    if max_seconds is not None and time.monotonic() - started >= max_seconds:
-                        outcome = f" Stopped after {max_seconds:g} seconds."
-                        break
-                    time.sleep(sleep)
-            except KeyboardInterrupt:
-                self._say(f"Interrupted. Deleted {deleted:,} expired sessions.")
-                raise SystemExit(130) from None  # as shells tell an end by Ctrl-C
-        self._say(f"Deleted {deleted:,} expired sessions.{outcome}")
+    def _clear(self, max_seconds: float | None, fail_if_remaining: bool, **options: Any) -> None:
+        self.deleted = remaining = 0
+        try:
+            with _sigterm_interrupts():
+                if self._delete(max_seconds, **options):
+                    remaining = get_strategy().count_expired()
+        except KeyboardInterrupt as interrupt:
+            self._say(f"Interrupted. Deleted {self.deleted:,} expired sessions.")
+            # Shells add the number of the signal to 128.
+            number = signal.SIGTERM if isinstance(interrupt, _Terminated) else signal.SIGINT
+            raise SystemExit(128 + number) from None
+        outcome = (
+            f" Stopped after {max_seconds:g} seconds: {remaining:,} remain." if remaining else ""
+        )
+        self._say(f"Deleted {self.deleted:,} expired sessions.{outcome}")
+        if remaining and fail_if_remaining:
+            raise CommandError(f"{remaining:,} expired sessions remain.", returncode=REMAINING)
+
+    def _delete(
+        self, max_seconds: float | None, batch_size: int, sleep: float, **options: Any
+    ) -> bool:
+        """Whether time was up before the last batch."""
+        started = time.monotonic()
+        with closing(self._progress()) as progress:
+            for count in get_strategy().clear_expired(batch_size):
+                self.deleted += count
+                progress.update(count)
+                if self.verbosity > 1:
+                    progress.clear()
+                    self._say(f"Deleted {count:,} expired sessions.")
+                    self.stdout.flush()
+                    progress.refresh()
+                if max_seconds is not None and time.monotonic() - started >= max_seconds:
+                    return True
+                time.sleep(sleep)
+        return False
+
+    def _progress(self) -> _Progress:
+        if self.verbosity < 1 or not sys.stderr.isatty():
+            return _Nothing()
+        total = get_strategy().count_expired()
+        try:
+            from tqdm import tqdm
+        except ImportError:
+            return _Line(total)
+        return tqdm(total=total, unit=" sessions")
 
     def _say(self, line: str) -> None:
         if self.verbosity > 0:
