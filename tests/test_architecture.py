@@ -19,6 +19,7 @@ BASE = "strategies.base"
 IMPORTS = {
     # the two faces, and the core that they share
     "middleware": {"engine", BASE},
+    "unavailable": set(),
     "engine": {"state", "signing", "conf", BASE},
     "storage": {"state", "signing", "conf", BASE},
     "state": {BASE},
