@@ -23,8 +23,7 @@ from django.utils.http import http_date
 
 from .engine import SessionStore
 from .strategies.base import Steps, StrategyUnavailable, arun, run
-
-RETRY_AFTER = "10"  # seconds, in the answer of a site whose store is down (RFC 9110, 10.2.3)
+from .unavailable import as_unavailable
 
 
 class SessionMiddleware(DjangoSessionMiddleware):
@@ -47,7 +46,7 @@ class SessionMiddleware(DjangoSessionMiddleware):
         except StrategyUnavailable as error:
             response = response_for_exception(request, error)
             run(session, _finished(request, session, response))
-        return _told(session, response)
+        return as_unavailable(request, response) if _outage(session, response) else response
 
     async def __acall__(self, request: HttpRequest) -> HttpResponseBase:
         self.process_request(request)
@@ -61,7 +60,10 @@ class SessionMiddleware(DjangoSessionMiddleware):
             in_thread = sync_to_async(response_for_exception, thread_sensitive=False)
             response = await in_thread(request, error)
             await arun(session, _finished(request, session, response))
-        return _told(session, response)
+        if _outage(session, response):
+            explain = sync_to_async(as_unavailable, thread_sensitive=False)
+            return await explain(request, response)
+        return response
 
 
 def _finished(
@@ -135,9 +137,6 @@ def _delete_cookie(response: HttpResponseBase) -> None:
     )
 
 
-def _told(session: SessionStore, response: HttpResponseBase) -> HttpResponseBase:
-    """If the store was down, make the site's own error page a 503, whichever layer raised."""
-    if session.outage and response.status_code >= 500:
-        response.status_code = 503
-        response.headers.setdefault("Retry-After", RETRY_AFTER)
-    return response
+def _outage(session: SessionStore, response: HttpResponseBase) -> bool:
+    """Whether a store that was down led to this error, whichever layer raised."""
+    return bool(session.outage) and response.status_code >= 500

@@ -18,7 +18,7 @@ FOLDER = Path(django_strategy_sessions.__file__).parent
 BASE = "strategies.base"
 IMPORTS = {
     # the two faces, and the core that they share
-    "middleware": {"engine", BASE},
+    "middleware": {"engine", BASE, "unavailable"},
     "unavailable": set(),
     "engine": {"state", "signing", "conf", BASE},
     "storage": {"state", "signing", "conf", BASE},

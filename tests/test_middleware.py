@@ -16,9 +16,10 @@ from django.views.debug import ExceptionReporter
 from sessions_tests import tests as django_tests
 
 from django_strategy_sessions.engine import SessionStore
-from django_strategy_sessions.middleware import RETRY_AFTER, SessionMiddleware
+from django_strategy_sessions.middleware import SessionMiddleware
 from django_strategy_sessions.signing import sign
 from django_strategy_sessions.strategies.base import StrategyUnavailable
+from django_strategy_sessions.unavailable import RETRY_AFTER
 
 from .conftest import DATABASE, OURS, POSTGRES, REDIS, in_postgres, run_in_loop
 
