@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from django.contrib.auth import get_user_model
+from django.contrib.auth.models import Permission
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -48,11 +49,64 @@ def test_an_owner_is_searched_exactly(client, session, staff):
     assert "0 sessions" in client.get(f"{LIST}?q=471").content.decode()
 
 
-def test_the_list_does_not_read_the_data(client, session):
+def test_an_owner_is_searched_by_name(client, session, staff):
+    assert "1 session" in client.get(f"{LIST}?q=ada").content.decode()
+    assert "0 sessions" in client.get(f"{LIST}?q=ad").content.decode()
 
-    with CaptureQueriesContext(
-        connection,
-    ) as queries:
+
+def test_the_list_links_to_each_session_and_to_its_user(client, staff):
+    row = StoredSession.objects.get(owner=str(staff.pk))
+    page = client.get(LIST).content.decode()
+    assert f'href="{LIST}{row.pk}/change/' in page
+    user = f'<a href="/admin/auth/user/{staff.pk}/change/">ada</a>'
+    assert user in page
+    assert user in client.get(f"{LIST}{row.pk}/change/").content.decode()
+
+
+def test_a_users_name_is_escaped_and_an_anonymous_session_has_none(client, staff):
+    staff.username = "<b>ada</b>"
+    staff.save()
+    SessionStore().create()
+    page = client.get(LIST).content.decode()
+    assert "<b>ada" not in page
+    assert '<td class="field-user">-</td>' in page
+
+
+def test_staff_who_may_not_see_users_get_no_link_to_them(db, staff, session):
+    clerk = get_user_model().objects.create_user("clerk", is_staff=True)
+    clerk.user_permissions.add(Permission.objects.get(codename="view_storedsession"))
+    client = Client()
+    client.force_login(clerk)
+    page = client.get(LIST).content.decode()
+    assert '<td class="field-user">clerk</td>' in page
+    assert "/admin/auth/user/" not in page
+
+
+@pytest.mark.parametrize("owner", ["a uuid of an earlier user model", "9" * 30, "-1"])
+def test_an_owner_who_cannot_be_a_user_is_shown_as_stored(client, session, owner):
+    StoredSession.objects.update(owner=owner)
+    client.force_login(get_user_model().objects.get())
+    assert owner in client.get(LIST).content.decode()
+
+
+def test_all_users_of_a_page_cost_one_query(client, staff):
+    def queries():
+        with CaptureQueriesContext(connection) as captured:
+            client.get(LIST)
+        return len(captured)
+
+    few = queries()
+    for number in range(20):
+        session = SessionStore()
+        user = get_user_model().objects.create_user(f"visitor{number}")
+        session["_auth_user_id"] = str(user.pk)
+        session.save()
+    assert "visitor19" in client.get(LIST).content.decode()
+    assert queries() == few
+
+
+def test_the_list_does_not_read_the_data(client, session):
+    with CaptureQueriesContext(connection) as queries:
         client.get(LIST)
     listing = [q["sql"] for q in queries if "LENGTH" in q["sql"]]
     assert listing
