@@ -18,6 +18,7 @@ INSTALLED_APPS = [
     "django.contrib.sessions",  # only for the other side of the race
     "django.contrib.staticfiles",
     "django_strategy_sessions",
+    "example_project.docs",
     "example_project.outage",
     "example_project.race",
     "example_project.shop",
@@ -63,8 +64,8 @@ if _url.scheme in {"postgresql", "postgres"}:
         "NAME": unquote(_url.path.lstrip("/")),
         "USER": unquote(_url.username or ""),
         "PASSWORD": unquote(_url.password or ""),
-        "HOST": _url.hostname,
-        "PORT": _url.port or "",
+        "HOST": _url.hostname or "",
+        "PORT": str(_url.port or ""),
         "OPTIONS": dict(parse_qsl(_url.query)),  # sslmode, for one
     }
 elif _url.scheme in {"redis", "rediss", "valkey", "valkeys"}:

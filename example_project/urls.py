@@ -3,6 +3,7 @@ from django.contrib.auth.views import LoginView, LogoutView
 from django.urls import include, path
 from django.views.generic import TemplateView
 
+from .docs import views as docs
 from .outage import views as outage
 from .race import views as race
 from .shop import views
@@ -13,6 +14,7 @@ urlpatterns = [
     path("cart/", views.cart, name="cart"),
     path("cart/add/<slug:sku>/", views.add, name="add"),
     path("cart/change/<slug:sku>/", views.change, name="change"),
+    path("cart/remove/<slug:sku>/", views.remove, name="remove"),
     path("cart/note/", views.note, name="note"),
     path("session/", views.session, name="session"),
     path("sign-in/", LoginView.as_view(template_name="shop/sign_in.html"), name="sign-in"),
@@ -25,6 +27,7 @@ urlpatterns = [
     path("outage/turn/", outage.turn, name="turn"),
     path("outage/cookie/", outage.cookie, name="cookie"),
     path("outage/visitor/", outage.visitor, name="visitor"),
+    path("docs/", docs.page, name="docs"),
+    path("docs/<path:path>", docs.file, name="file"),
     path("admin/", admin.site.urls),
 ]
-handler500 = "example_project.outage.views.server_error"

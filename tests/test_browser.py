@@ -7,9 +7,30 @@ from urllib.request import Request, urlopen
 import pytest
 from playwright.sync_api import expect
 
-from .browsing import PICTURES, browser, cookie, example_site, look, needs_chromium, visitor
+from .browsing import (
+    PICTURES,
+    browser,
+    cookie,
+    example_site,
+    look,
+    needs_chromium,
+    sign_in,
+    visitor,
+)
 
 pytestmark = needs_chromium
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with browser() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def shared_site(tmp_path_factory):
+    with example_site(tmp_path_factory.mktemp("site")) as address:
+        yield address
 
 
 @pytest.fixture
@@ -18,8 +39,8 @@ def site(tmp_path):
         yield address
 
 
-def test_a_visit(site):
-    with browser() as chromium, visitor(chromium, "favicon.ico") as page:
+def test_a_visit(site, chromium):
+    with visitor(chromium, "favicon.ico") as page:
         # Somebody who only looks has no session.
         page.goto(site)
         look(page, "shop")
@@ -61,13 +82,19 @@ def test_a_visit(site):
             assert tab.evaluate("added.then(all => all.every(one => one.ok))")
             tab.close()
         page.goto(f"{site}cart/")
-        expect(page.get_by_label("Quantity of First-flush Sencha")).to_have_value("24")
-        expect(page.get_by_label("Quantity of Golden-tip Assam")).to_have_value("1")
+        expect(page.get_by_label("Quantity of First-flush Sencha", exact=True)).to_have_value("24")
+        expect(page.get_by_label("Quantity of Golden-tip Assam", exact=True)).to_have_value("1")
 
         # Changed in place, deep in the cart.
-        page.get_by_label("Quantity of Golden-tip Assam").fill("3")
-        page.get_by_role("row", name="Assam").get_by_role("button").click()
-        expect(page.get_by_label("Quantity of Golden-tip Assam")).to_have_value("3")
+        page.get_by_label("Quantity of Golden-tip Assam", exact=True).fill("3")
+        page.get_by_role("button", name="Update the quantity of Golden-tip Assam").click()
+        expect(page.get_by_label("Quantity of Golden-tip Assam", exact=True)).to_have_value("3")
+        expect(page.get_by_role("link", name="Cart 27 in it")).to_be_visible()
+        page.get_by_role("button", name="Remove First-flush Sencha").click()
+        expect(page.get_by_role("status")).to_have_text(
+            "First-flush Sencha is no longer in your cart."
+        )
+        expect(page.get_by_role("link", name="Cart 3 in it")).to_be_visible()
         page.get_by_label("A note for the packers").fill("Ring twice, <please> & thank you")
         page.get_by_role("button", name="Keep the note").click()
         expect(page.get_by_label("A note")).to_have_value("Ring twice, <please> & thank you")
@@ -75,7 +102,7 @@ def test_a_visit(site):
 
         page.goto(f"{site}session/")
         expect(page.get_by_role("row", name="_auth_user_id")).to_be_visible()
-        expect(page.get_by_role("row", name="cart")).to_contain_text('"quantity": 24')
+        expect(page.get_by_role("row", name="cart")).to_contain_text('"quantity": 3')
         expect(page.get_by_text("POST /cart/note/")).to_have_count(0)  # the page after it came last
         expect(page.get_by_text("GET /cart/")).to_be_visible()
         look(page, "session")
@@ -95,6 +122,33 @@ def test_a_visit(site):
         expect(page.get_by_text("Nothing in it yet")).to_be_visible()
         page.goto(f"{site}brewing/")
         look(page, "brewing")
+
+
+@pytest.mark.parametrize(
+    "path", ["", "brewing/", "cart/", "session/", "race/", "outage/", "docs/", "no/such/page/"]
+)
+def test_every_page_says_who_is_signed_in_and_how_much_is_in_the_cart(path, shared_site, chromium):
+    with visitor(chromium, "status of 404") as page:
+        page.goto(shared_site + path)
+        expect(page.get_by_role("link", name="Sign in")).to_be_visible()
+        page.goto(shared_site)
+        page.get_by_label("Add Golden-tip Assam to the cart").click()
+        sign_in(page, shared_site)
+        page.goto(shared_site + path)
+        expect(page.get_by_role("button", name="Sign out demo")).to_be_visible()
+        expect(page.get_by_role("link", name="Cart 1 in it")).to_be_visible()
+
+
+def test_the_first_page_leads_to_docs_and_source(shared_site, chromium):
+    with visitor(chromium, "favicon.ico") as page:
+        page.goto(shared_site)
+        expect(page.get_by_role("main")).to_contain_text("the example site of")
+        page.get_by_role("link", name="docs and the source").click()
+        look(page, "docs")
+        page.get_by_role("link", name="Getting started").click()
+        expect(page.get_by_text("pip install")).to_be_visible()
+        outside = page.request.get(f"{shared_site}docs/pyproject.toml")
+        assert outside.status == 404
 
 
 def page_with(address, key):

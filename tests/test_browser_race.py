@@ -56,9 +56,18 @@ def drawn(page, title):
     return kept
 
 
-def stored(page, site, side):
-    """What another request finds in the store."""
-    return page.request.get(f"{site}race/{side}/kept/").json()["kept"]
+def watch_the_store(page, site):
+    """By side: the cookies, and what another request finds, just before the page tidies up."""
+    found = {}
+
+    def look(route):
+        side = "ours" if "/ours/" in route.request.url else "django"
+        kept = page.request.get(f"{site}race/{side}/kept/").json()["kept"]
+        found[side] = kept, cookie(page, "sessionid" if side == "ours" else "djangos_sessionid")
+        route.continue_()
+
+    page.route("**/tidy/", look)
+    return found
 
 
 @pytest.mark.parametrize("store", STORES)
@@ -69,41 +78,71 @@ def test_a_race_is_drawn_as_it_is_stored_and_ours_loses_nothing(store, tmp_path,
         visitor(chromium) as page,
     ):
         assert f"Sessions are kept in {store}" in (tmp_path / "said").read_text()
+        found = watch_the_store(page, site)
         page.goto(f"{site}race/")
         expect(page.get_by_text("The views, the wait and the store")).to_contain_text(store)
         page.get_by_role("button", name="Start the race").click()
         djangos, ours = finish(page)
-        assert ours == EVERYTHING
-        assert stored(page, site, "ours") == ours
-        assert stored(page, site, "django") == djangos
+        assert ours == found["ours"][0] == EVERYTHING
+        assert djangos == found["django"][0]
         expect(page.get_by_role("status")).to_have_text(
             f"{DJANGOS} kept {len(djangos)} of 20 writes. Ours kept 20 of 20 writes."
         )
         if store == "SQLite":
             look(page, "race")
 
-        # Again, in the same sessions: what the first race kept does not count.
+        # Again: what the first race kept does not count.
         page.get_by_role("button", name="Race again").click()
         expect(page.get_by_role("status")).to_contain_text("under way")
         djangos, ours = finish(page)
-        assert ours == stored(page, site, "ours") == EVERYTHING
-        assert stored(page, site, "django") == djangos
+        assert ours == found["ours"][0] == EVERYTHING
+        assert djangos == found["django"][0]
 
 
 def test_each_side_of_the_race_has_the_cookie_of_its_middleware(site, chromium):
     with visitor(chromium) as page:
+        found = watch_the_store(page, site)
         page.goto(f"{site}race/")
         looked = page.request.get(f"{site}race/django/kept/")
         assert "set-cookie" not in looked.headers
         assert cookie(page) is None
         page.get_by_role("button", name="Start the race").click()
         finish(page)
-        djangos, ours = cookie(page, "djangos_sessionid"), cookie(page)
+        djangos, ours = found["django"][1], found["ours"][1]
         assert re.fullmatch("[a-z0-9]{32}", djangos["value"])
         assert re.fullmatch(r"[\w-]{22}\.[\w-]{17}", ours["value"])
         for name in ("path", "httpOnly", "secure", "sameSite"):
             assert djangos[name] == ours[name]
         assert abs(djangos["expires"] - ours["expires"]) < 60
+
+
+def test_the_race_leaves_no_session_where_there_was_none(site, chromium):
+    with visitor(chromium) as page:
+        page.goto(f"{site}race/")
+        page.get_by_role("button", name="Start the race").click()
+        finish(page)
+        assert page.context.cookies() == [cookie(page, "csrftoken")]
+
+
+def test_the_race_leaves_a_session_as_it_was(site, chromium):
+    with visitor(chromium) as page:
+        page.goto(site)
+        page.get_by_label("Add Golden-tip Assam to the cart").click()
+        sign_in(page, site, then="/race/")
+        before = cookie(page)["value"]
+        page.get_by_role("button", name="Start the race").click()
+        finish(page)
+        assert cookie(page)["value"] == before
+        page.goto(f"{site}session/")
+        expect(page.get_by_role("row", name="cart")).to_be_visible()
+        expect(page.get_by_role("row", name="race")).to_have_count(0)
+
+
+def test_without_scripts_the_race_says_why_it_cannot_run(site, chromium):
+    with visitor(chromium, java_script_enabled=False) as page:
+        page.goto(f"{site}race/")
+        expect(page.get_by_role("button", name="Start the race")).to_have_count(0)
+        expect(page.get_by_text("needs JavaScript")).to_be_visible()
 
 
 def test_an_outage_changes_nothing_for_whoever_is_signed_in(site, chromium):
@@ -127,6 +166,8 @@ def test_an_outage_changes_nothing_for_whoever_is_signed_in(site, chromium):
             expect(page.get_by_role("heading", name="Back soon")).to_be_visible()
         look(page, "503")
         assert page.goto(f"{site}brewing/").status == 200
+        expect(page.get_by_role("navigation")).to_contain_text("Signed in? Unknown right now")
+        look(page, "brewing-down")
         assert cookie(page) == before
 
         # The race needs both sides, and says so.
@@ -143,7 +184,7 @@ def test_an_outage_changes_nothing_for_whoever_is_signed_in(site, chromium):
         assert cookie(page) == before
         page.goto(f"{site}cart/")
         expect(page.get_by_role("button", name="Sign out demo")).to_be_visible()
-        expect(page.get_by_label("Quantity of Golden-tip Assam")).to_have_value("1")
+        expect(page.get_by_label("Quantity of Golden-tip Assam", exact=True)).to_have_value("1")
 
 
 def test_the_whole_outage_is_told_on_one_page(site, chromium):
@@ -217,10 +258,10 @@ def test_the_keyboard_is_enough(site, chromium):
         assert finish(page)[1] == EVERYTHING
         assert focused(page) == "Race again"  # where it was
 
-        for name in ("Outage", "Race", "Session", "Cart", "Brewing", "Teas"):
+        for name in ("Sign in", "Cart", "Outage", "Race", "Session", "Brewing", "Teas"):
             page.keyboard.press("Shift+Tab")
             assert focused(page) == name
-        for _ in range(5):
+        for _ in range(4):
             page.keyboard.press("Tab")
         page.keyboard.press("Enter")
         page.wait_for_url(f"{site}outage/")

@@ -1,20 +1,16 @@
 """A switch that takes the sessions' store away, and what visitors notice of it.
 
-What must work while the store is down does not touch ``request.session``: the page, its switch
+What must work while the store is down does not need ``request.session``: the page, its switch
 (Django's CSRF token is in a cookie of its own) and the fingerprint of the cookie.
 """
 
 import hashlib
-import sys
 
 from django.conf import settings
 from django.http import JsonResponse
 from django.shortcuts import redirect, render
-from django.views import defaults
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST
-
-from django_strategy_sessions.strategies.base import StrategyUnavailable
 
 from .strategy import SwitchedStrategy
 
@@ -44,13 +40,6 @@ def cookie(request):
 def visitor(request):
     """Who the session says this is."""
     return JsonResponse({"name": request.user.get_username()})
-
-
-def server_error(request):
-    """The site's page for errors. It must not need the session: that may be what failed."""
-    if isinstance(sys.exception(), StrategyUnavailable):
-        return render(None, "503.html", status=503)
-    return defaults.server_error(request)
 
 
 def _fingerprint(request):

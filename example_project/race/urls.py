@@ -8,4 +8,5 @@ urlpatterns = [
     path("start/", views.start),
     path("write/<int:number>/", views.write),
     path("kept/", views.kept),
+    path("tidy/", views.tidy),
 ]

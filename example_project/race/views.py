@@ -29,6 +29,7 @@ def page(request):
 @require_POST
 def start(request):
     """Make the session in which the requests will meet."""
+    _clear(request.session)
     request.session["race"] = secrets.token_hex(4)
     return HttpResponse(status=204)
 
@@ -49,3 +50,17 @@ def kept(request):
     return JsonResponse(
         {"kept": [n for n in numbers if race and request.session.get(f"race_{n:02}") == race]}
     )
+
+
+@require_POST
+def tidy(request):
+    """Leave the session as it was before the race."""
+    _clear(request.session)
+    if not request.session.keys():
+        request.session.flush()
+    return HttpResponse(status=204)
+
+
+def _clear(session):
+    for key in ("race", *(f"race_{number:02}" for number in range(1, REQUESTS + 1))):
+        session.pop(key, None)

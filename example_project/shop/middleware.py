@@ -13,7 +13,7 @@ from django_strategy_sessions.strategies.base import StrategyUnavailable
 
 COOKIE = "last_request"
 TABLE = StoredSession._meta.db_table
-UNWATCHED = ("/session/", "/static/", "/admin/", "/race/", "/outage/")
+UNWATCHED = ("/session/", "/static/", "/admin/", "/docs/", "/race/", "/outage/")
 
 
 class LastRequestMiddleware:

@@ -66,6 +66,18 @@ def change(request, sku):
 
 
 @require_POST
+def remove(request, sku):
+    def without(cart):
+        cart["items"].pop(sku, None)
+        return cart
+
+    if sku in TEAS:
+        request.session.apply("cart", without, default=empty_cart())
+        request.session.flash("notice", f"{TEAS[sku].name} is no longer in your cart.")
+    return redirect("cart")
+
+
+@require_POST
 def note(request):
     request.session.setdefault("cart", empty_cart())["note"] = request.POST.get("note", "")[:500]
     request.session.flash("notice", "We will read your note.")

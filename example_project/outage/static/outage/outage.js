@@ -1,5 +1,7 @@
 "use strict";
 
+document.querySelector("#no-script").hidden = true;
+
 const form = document.querySelector("#switch");
 const button = form.querySelector("button");
 const store = form.querySelector(".store");

@@ -1,6 +1,8 @@
 "use strict";
 
 const form = document.querySelector("#race");
+form.hidden = false;
+document.querySelector("#no-script").hidden = true;
 const button = form.querySelector("button");
 const status = form.querySelector("[role=status]");
 
@@ -36,6 +38,7 @@ async function run(lane) {
     }),
   );
   const {kept} = await (await send(`${url}kept/`)).json();
+  await post("tidy/");
   cells.forEach((cell, index) => {
     if (kept.includes(index + 1)) draw(cell, "kept");
     else if (cell.dataset.state === "answered") draw(cell, "lost");
