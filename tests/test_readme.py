@@ -25,7 +25,7 @@ README = (ROOT / "README.md").read_text()
 GUIDE = base.__doc__
 
 
-def code(start, text=README):
+def code(start, text=README, **given):
     """The Python block of a text that holds `start`, executed: what it defines."""
     blocks = [
         block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if start in block
@@ -34,7 +34,7 @@ def code(start, text=README):
     names = {
         "SessionStrategy": SessionStrategy, "StrategyContract": StrategyContract,
         "HttpResponse": HttpResponse, "secrets": secrets, "json": json,
-        "datetime": datetime, "UTC": UTC,
+        "datetime": datetime, "UTC": UTC, **given,
     }  # fmt: skip
     exec(compile(ast.parse(block), "README.md", "exec"), names)
     return names
@@ -72,9 +72,9 @@ def test_the_views_of_the_readme():
 
 
 def test_the_settings_of_the_readme(settings):
-    given = code("SESSION_ENGINE")
+    given = code("SESSION_ENGINE", INSTALLED_APPS=["an app"])
     assert given["SESSION_ENGINE"] == settings.SESSION_ENGINE
-    assert given["INSTALLED_APPS"] == ["django_strategy_sessions"]
+    assert given["INSTALLED_APPS"] == ["an app", "django_strategy_sessions"]
 
 
 def test_the_two_commands_of_the_readme():

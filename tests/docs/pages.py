@@ -39,7 +39,6 @@ INSTALLED_APPS = [
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.messages",
-    "django_strategy_sessions",
 ]
 MIDDLEWARE = [
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -48,6 +47,7 @@ MIDDLEWARE = [
 ]
 SESSION_ENGINE = "django_strategy_sessions.engine"
 """
+INSTALL = 'INSTALLED_APPS += ["django_strategy_sessions"]\n'
 # What the README's blocks leave out, for its reader to fill in.
 README_IMPORTS = """
 import json, secrets

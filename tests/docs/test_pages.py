@@ -24,6 +24,7 @@ from .pages import (
     DOCS,
     LANGUAGES,
     PAGES,
+    INSTALL,
     PROJECT,
     PROJECT_TABLE,
     PUBLIC,
@@ -65,11 +66,12 @@ SETTINGS = [
 @pytest.mark.parametrize(("page", "number"), SETTINGS)
 def test_settings_pass_djangos_check(tmp_path, page, number):
     (tmp_path / "urls.py").write_text("urlpatterns = []")
-    (tmp_path / "settings.py").write_text(PROJECT)
-    for block in python(page)[: number + 1]:
-        if block.file:
-            with (tmp_path / block.file).open("a") as file:
-                file.write(block.code)
+    shown = [block for block in python(page)[: number + 1] if block.file]
+    installs = any("INSTALLED_APPS" in block.code for block in shown)
+    (tmp_path / "settings.py").write_text(PROJECT if installs else PROJECT + INSTALL)
+    for block in shown:
+        with (tmp_path / block.file).open("a") as file:
+            file.write(block.code)
     checked = subprocess.run(
         [*(sys.executable, "-W", "error", "-m", "django"), *("check", "--fail-level", "WARNING")],
         cwd=tmp_path,
