@@ -79,6 +79,13 @@ def test_the_install_lines_name_the_version_and_the_kind_of_psycopg():
         assert ("[postgres]" in line) == ("psycopg[" in line), line
 
 
+def test_the_newest_version_in_the_changelog_is_ours_and_has_a_date():
+    heading = re.search(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1]
+    version, _, date = heading.partition(" - ")
+    assert version == django_strategy_sessions.__version__
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", date)
+
+
 def test_the_extra_for_redis_brings_the_fast_parser():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert any("hiredis" in needed for needed in extras["optional-dependencies"]["redis"])

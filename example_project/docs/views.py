@@ -6,13 +6,15 @@ from django.shortcuts import render
 
 ROOT = settings.BASE_DIR.parent
 GUIDES = ("README.md", "docs/*.md", "CHANGELOG.md")
+BUILT = ("docs/index.md", "docs/changelog.md", "docs/reference.md")  # directives for Sphinx
 SITE = ("example_project/settings.py", "example_project/*/*.py")
 PACKAGE = ("django_strategy_sessions/*.py", "django_strategy_sessions/strategies/*.py")
 
 
 def page(request):
+    guides = [path for path in _files(GUIDES) if path not in BUILT]
     context = {
-        "guides": [(path, _title(path)) for path in _files(GUIDES) if path != "docs/index.md"],
+        "guides": [(path, _title(path)) for path in guides],
         "site": [(path, path.partition("/")[2]) for path in _files(SITE)],
         "package": [(path, path.partition("/")[2]) for path in _files(PACKAGE)],
     }

@@ -26,7 +26,7 @@ PAGES = sorted(
 )
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 
-LANGUAGES = {"python", "console", "sql", "text", "html", "{toctree}"}
+LANGUAGES = {"python", "console", "sql", "text", "html", "{toctree}", "{eval-rst}"}
 # Settings that blocks add to.
 PROJECT = """
 from pathlib import Path
