@@ -24,21 +24,25 @@ async function run(lane) {
   const count = (state) => cells.filter((cell) => cell.dataset.state === state).length;
   const post = (path) => send(url + path, {method: "POST", body: new FormData(form)});
 
+  let kept;
   await post("start/");
-  await Promise.all(
-    cells.map(async (cell, index) => {
-      draw(cell, "sent");
-      try {
-        await post(`write/${index + 1}/`);
-        draw(cell, "answered");
-        score.textContent = count("answered");
-      } catch {
-        draw(cell, "failed");
-      }
-    }),
-  );
-  const {kept} = await (await send(`${url}kept/`)).json();
-  await post("tidy/");
+  try {
+    await Promise.all(
+      cells.map(async (cell, index) => {
+        draw(cell, "sent");
+        try {
+          await post(`write/${index + 1}/`);
+          draw(cell, "answered");
+          score.textContent = count("answered");
+        } catch {
+          draw(cell, "failed");
+        }
+      }),
+    );
+    ({kept} = await (await send(`${url}kept/`)).json());
+  } finally {
+    await post("tidy/").catch(() => {}); // the next race tidies up first
+  }
   cells.forEach((cell, index) => {
     if (kept.includes(index + 1)) draw(cell, "kept");
     else if (cell.dataset.state === "answered") draw(cell, "lost");
