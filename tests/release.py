@@ -74,6 +74,14 @@ assert client.get("/admin/").status_code == 302  # known, but no staff
 client.logout()
 assert "cart" not in client.session
 User.objects.all().delete()
+
+from django.test import RequestFactory
+from django.utils import translation
+from django_strategy_sessions.unavailable import service_unavailable
+
+with translation.override("de"):
+    page = service_unavailable(RequestFactory().get("/"))
+assert "angemeldet" in page.content.decode()
 print("visited")
 """
 

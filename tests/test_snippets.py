@@ -9,9 +9,11 @@ from pathlib import Path
 
 import django
 import pytest
+from django.contrib.auth.models import User
 from django.template import Context, Engine
 
 import django_strategy_sessions
+from django_strategy_sessions.engine import SessionStore
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -89,3 +91,18 @@ def test_the_newest_version_in_the_changelog_is_ours_and_has_a_date():
 def test_the_extra_for_redis_brings_the_fast_parser():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert any("hiredis" in needed for needed in extras["optional-dependencies"]["redis"])
+
+
+@pytest.mark.django_db
+def test_the_answer_to_log_out_everywhere_does_that_and_nothing_else():
+    blocks = re.findall(r"^```python\n(.*?)^```$", TEXT["faq.md"], re.DOTALL | re.MULTILINE)
+    (block,) = [block for block in blocks if "def log_out_everywhere" in block]
+    exec(block, names := {})
+    keys = {}
+    for owner in ("7", "70"):
+        session = SessionStore()
+        session["_auth_user_id"] = owner
+        session.save()
+        keys[owner] = session.session_key
+    names["log_out_everywhere"](User(pk=7))
+    assert [SessionStore().exists(keys[owner]) for owner in ("7", "70")] == [False, True]
