@@ -89,7 +89,11 @@ def _plain_response(request: HttpRequest) -> HttpResponse:
 
 
 def _wants_json(request: HttpRequest) -> bool:
-    return request.get_preferred_type(["text/html", "application/json"]) == "application/json"
+    try:
+        preferred = request.get_preferred_type(["text/html", "application/json"])
+    except (ValueError, LookupError):  # a header that Django cannot parse
+        return False
+    return preferred == "application/json"
 
 
 @cache

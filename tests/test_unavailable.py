@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import re
+import ast
 import sys
+from gettext import GNUTranslations
 from pathlib import Path
 from types import ModuleType
 
@@ -90,11 +91,12 @@ def test_the_page_says_that_the_visitor_is_still_signed_in(client, page):
     assert "sessionid" not in response.cookies
 
 
+@pytest.mark.parametrize("client", [Client, AsyncClient])
 @pytest.mark.parametrize("language", STILL_SIGNED_IN)
-def test_the_page_speaks_the_visitors_language(settings, language):
+def test_the_page_speaks_the_visitors_language(settings, language, client):
     locale = "django.middleware.locale.LocaleMiddleware"
     settings.MIDDLEWARE = [OURS, locale, *settings.MIDDLEWARE[1:]]
-    response = get(accept_language=language)
+    response = get(client, accept_language=language)
     assert STILL_SIGNED_IN[language] in text(response)
     assert f'<html lang="{language}">' in text(response)
 
@@ -113,6 +115,8 @@ def test_a_language_that_we_do_not_have_gets_english_that_says_so(settings):
         ("*/*", "text/html"),
         ("", "text/html"),
         ("nonsense;q=x,,/", "text/html"),
+        ("text/html;a*=no-such-encoding''x", "text/html"),
+        ("text/html;a*=\0''x", "text/html"),
     ],
 )
 def test_a_client_that_wants_json_gets_json(accept, kind):
@@ -211,10 +215,24 @@ def test_an_error_that_is_no_outage_is_still_a_500(settings):
     assert TITLE not in text(response)
 
 
+PACKAGE = Path(django_strategy_sessions.__file__).parent
+GETTEXTS = {"_", "gettext", "pgettext"}
+
+
+def texts_of_the_package():
+    """Every text that is marked for translation, with its context."""
+    for module in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(module.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in GETTEXTS:
+                *context, text = [argument.value for argument in node.args]
+                yield "\x04".join([*context, text])
+
+
 @pytest.mark.parametrize("language", ["de", "fr", "es"])
-def test_a_compiled_catalogue_is_that_of_its_source(language):
-    folder = Path(django_strategy_sessions.__file__).parent / "locale" / language / "LC_MESSAGES"
-    texts = re.findall(r'^msgstr "(.+)"$', (folder / "django.po").read_text(), re.MULTILINE)
-    compiled = (folder / "django.mo").read_bytes().decode(errors="replace")
-    assert len(texts) > 5
-    assert all(each in compiled for each in texts)
+def test_every_text_is_translated_and_compiled(language):
+    folder = PACKAGE / "locale" / language / "LC_MESSAGES"
+    with (folder / "django.mo").open("rb") as compiled:
+        translated = GNUTranslations(compiled)._catalog
+    assert set(texts_of_the_package()) == {*translated} - {""}
+    source = (folder / "django.po").read_text()
+    assert all(f'msgstr "{text}"' in source for key, text in translated.items() if key)
