@@ -18,7 +18,7 @@ from django.urls import get_callable, get_resolver, get_urlconf
 from django.utils.cache import add_never_cache_headers
 from django.utils.translation import gettext, pgettext
 
-logger = logging.getLogger("django.request")
+logger: logging.Logger = logging.getLogger("django.request")
 RETRY_AFTER = "10"  # seconds (RFC 9110, 10.2.3)
 OWN_PAGE = Path(__file__).parent / "templates" / "django_strategy_sessions" / "503.html"
 
