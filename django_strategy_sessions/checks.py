@@ -12,8 +12,10 @@ from django.core.checks import CheckMessage, Error, Tags
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
-from .conf import DEFAULT_STRATEGY, get_strategy
+from .conf import DEFAULTS, conf
+from .cookies import refusals
 from .signing import project_secrets
+from .strategies import get_strategy
 
 ENGINE = "django_strategy_sessions.engine"
 APP = "django_strategy_sessions"
@@ -38,14 +40,14 @@ def _secrets() -> Iterator[CheckMessage]:
 
 
 def _ages_and_sizes() -> Iterator[CheckMessage]:
-    age = getattr(settings, "SESSION_ABSOLUTE_AGE", None)
+    age = conf.SESSION_ABSOLUTE_AGE
     if age is not None and (isinstance(age, bool) or not isinstance(age, (int, float)) or age <= 0):
         yield Error(
             "SESSION_ABSOLUTE_AGE must be a number of seconds above zero, or None.",
             hint="SESSION_ABSOLUTE_AGE = 60 * 60 * 24 * 30  # thirty days",
             id="strategy_sessions.E002",
         )
-    size = getattr(settings, "SESSION_MAX_SIZE", 1)
+    size = conf.SESSION_MAX_SIZE
     if isinstance(size, bool) or not isinstance(size, int) or size <= 0:
         yield Error(
             "SESSION_MAX_SIZE must be a number of bytes above zero.",
@@ -61,7 +63,7 @@ def _strategy() -> Iterator[CheckMessage]:
         cause = f" ({error.__cause__})" if error.__cause__ else ""
         yield Error(
             f"{error}{cause}",
-            hint=f'SESSION_STRATEGY = "{DEFAULT_STRATEGY}"',
+            hint=f'SESSION_STRATEGY = "{DEFAULTS["SESSION_STRATEGY"]}"',
             id="strategy_sessions.E004",
         )
         return
@@ -78,27 +80,30 @@ def _strategy() -> Iterator[CheckMessage]:
 
 def _cookie() -> Iterator[CheckMessage]:
     """What makes browsers throw the cookie away, so that nobody can log in (RFC 6265bis, 5.7)."""
-    name, secure = settings.SESSION_COOKIE_NAME, settings.SESSION_COOKIE_SECURE
-    if name.startswith(("__Host-", "__Secure-")) and not secure:
-        yield Error(
-            f"Browsers refuse the cookie {name!r} unless it is secure.",
-            hint="SESSION_COOKIE_SECURE = True",
-            id="strategy_sessions.E005",
-        )
-    if name.startswith("__Host-") and (
-        settings.SESSION_COOKIE_DOMAIN or settings.SESSION_COOKIE_PATH != "/"
+    name, samesite = settings.SESSION_COOKIE_NAME, settings.SESSION_COOKIE_SAMESITE
+    for attribute, reason in refusals(
+        name,
+        secure=settings.SESSION_COOKIE_SECURE,
+        path=settings.SESSION_COOKIE_PATH,
+        domain=settings.SESSION_COOKIE_DOMAIN,
+        same_site=str(samesite) if samesite else "",
+        partitioned=conf.SESSION_COOKIE_PARTITIONED,
     ):
+        number, hint = _REFUSED[attribute]
         yield Error(
-            f"Browsers refuse the cookie {name!r} with a domain, or with a path other than '/'.",
-            hint='SESSION_COOKIE_DOMAIN = None\nSESSION_COOKIE_PATH = "/"',
-            id="strategy_sessions.E006",
+            f"The cookie {name!r} {reason}: browsers refuse it.",
+            hint=hint,
+            id=f"strategy_sessions.{number}",
         )
-    if str(settings.SESSION_COOKIE_SAMESITE).lower() == "none" and not secure:
-        yield Error(
-            "Browsers refuse a cookie with SameSite=None unless it is secure.",
-            hint="SESSION_COOKIE_SECURE = True",
-            id="strategy_sessions.E007",
-        )
+
+
+_SECURE = "SESSION_COOKIE_SECURE = True"
+_REFUSED = {
+    "secure": ("E005", _SECURE),
+    "path": ("E006", 'SESSION_COOKIE_DOMAIN = None\nSESSION_COOKIE_PATH = "/"'),
+    "same_site": ("E007", _SECURE),
+    "partitioned": ("E008", _SECURE),
+}
 
 
 def _project() -> Iterator[CheckMessage]:

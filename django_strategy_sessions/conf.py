@@ -1,79 +1,53 @@
-"""Which strategy keeps the project's sessions: ``SESSION_STRATEGY``, read when first needed."""
+"""The settings that this package adds to Django's, with their defaults."""
 
 from __future__ import annotations
 
-from functools import cache
-from inspect import signature
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from django.conf import settings
-from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
-from django.utils.module_loading import import_string
 
-from .strategies.base import SessionStrategy
-
-DEFAULT_STRATEGY = "django_strategy_sessions.strategies.database.DatabaseStrategy"
-
-
-@cache
-def get_strategy() -> SessionStrategy:
-    """The one instance that serves every thread and event loop of this process.
-
-    Raises `ImproperlyConfigured`, chained to its cause.
-    """
-    strategy = make_strategy(getattr(settings, "SESSION_STRATEGY", DEFAULT_STRATEGY))
-    require_created(strategy)
-    return strategy
-
-
-def make_strategy(setting: Any, where: str = "SESSION_STRATEGY") -> SessionStrategy:
-    """A strategy from a dotted path, or from ``{"BACKEND": path, "OPTIONS": {...}}``."""
-    given = {"BACKEND": setting} if isinstance(setting, str) else setting
-    if not isinstance(given, dict) or not isinstance(given.get("BACKEND"), str):
-        raise ImproperlyConfigured(
-            f'{where} needs a dotted path or {{"BACKEND": "dotted.path", "OPTIONS": {{}}}}.'
-        )
-    if unknown := given.keys() - {"BACKEND", "OPTIONS"}:
-        raise ImproperlyConfigured(
-            f"{where} got unknown keys: {', '.join(sorted(map(str, unknown)))}."
-        )
-    path, options = given["BACKEND"], given.get("OPTIONS", {})
-    if not isinstance(options, dict):
-        raise ImproperlyConfigured(f"{where}: OPTIONS must be a dict.")
-    try:
-        backend = import_string(path)
-    except ImportError as error:
-        raise ImproperlyConfigured(f"{where}: {path!r} cannot be imported.") from error
-    if not (isinstance(backend, type) and issubclass(backend, SessionStrategy)):
-        raise ImproperlyConfigured(f"{where}: {path!r} is not a subclass of SessionStrategy.")
-    try:
-        signature(backend).bind(**options)
-    except TypeError as error:
-        raise ImproperlyConfigured(
-            f"{where}: {path!r} does not take these OPTIONS: {error}."
-        ) from error
-    try:
-        strategy: SessionStrategy = backend(**options)
-    except ImproperlyConfigured:
-        raise
-    except Exception as error:
-        raise ImproperlyConfigured(f"{where}: {path!r} refuses its OPTIONS: {error}") from error
-    return strategy
+DEFAULTS: dict[str, Any] = {
+    # A dotted path, or {"BACKEND": path, "OPTIONS": {...}}.
+    "SESSION_STRATEGY": "django_strategy_sessions.strategies.database.DatabaseStrategy",
+    # Newest first. None: SECRET_KEY, then SECRET_KEY_FALLBACKS.
+    "SESSION_COOKIE_SECRETS": None,
+    # Names that the cookie had before: read, answered under SESSION_COOKIE_NAME, and removed.
+    "SESSION_COOKIE_NAME_FALLBACKS": (),
+    # CHIPS: a cookie of its own for each site that embeds this one.
+    "SESSION_COOKIE_PARTITIONED": False,
+    # Seconds after which a session ends, however much it is used (ASVS 7.3.2). None: never.
+    "SESSION_ABSOLUTE_AGE": None,
+    # Bytes of a session's serialized data.
+    "SESSION_MAX_SIZE": 1024 * 1024,
+}
 
 
-def require_created(strategy: SessionStrategy) -> None:
-    """Refuse one that could not keep ``SESSION_ABSOLUTE_AGE``."""
-    if getattr(settings, "SESSION_ABSOLUTE_AGE", None) and not strategy.keeps_created:
-        raise ImproperlyConfigured(
-            "SESSION_ABSOLUTE_AGE needs a strategy that keeps `created`:"
-            f" {type(strategy).__name__} does not."
-        )
+class Settings:
+    """Settings, cached: one request reads some of them many times, and a setting that the project
+    leaves out is slow to look up."""
+
+    SESSION_STRATEGY: str | Mapping[str, Any]
+    SESSION_COOKIE_SECRETS: Sequence[str | bytes] | None
+    SESSION_COOKIE_NAME_FALLBACKS: Sequence[str]
+    SESSION_COOKIE_PARTITIONED: bool
+    SESSION_ABSOLUTE_AGE: float | None
+    SESSION_MAX_SIZE: int
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in DEFAULTS:
+            raise AttributeError(name)
+        value = getattr(settings, name, DEFAULTS[name])
+        setattr(self, name, value)
+        return value
+
+
+conf: Settings = Settings()
 
 
 def _forget(*, setting: str, **kwargs: Any) -> None:
-    if setting in {"SESSION_STRATEGY", "SESSION_ABSOLUTE_AGE", "DATABASES", "CACHES"}:
-        get_strategy.cache_clear()
+    vars(conf).pop(setting, None)
 
 
 setting_changed.connect(_forget)

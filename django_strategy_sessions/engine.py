@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
@@ -14,10 +14,12 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
-from .conf import get_strategy
+from .draft import Draft
 from .signing import sign, unsign
-from .state import Draft, State, expires_after
-from .strategies.base import Steps, StrategyUnavailable, arun, run
+from .state import State, expires_after
+from .steps import Steps, arun, call, run
+from .strategies import get_strategy
+from .strategies.base import EXPIRY, USER, SessionStrategy, StrategyUnavailable
 
 if not apps.is_installed("django_strategy_sessions"):
     # No check can say so: those of an app that is not installed are not there.
@@ -41,19 +43,30 @@ class SessionStore(SessionBase):
     def __init__(self, session_key: str | None = None) -> None:
         # Not SessionBase's: it sets up per request what is shared here or not always needed.
         self.accessed: bool = False
-        self._given_id = _session_id(session_key)
-        self._state = State(self._given_id)
+        session_id = _session_id(session_key)
+        self._given_ids: list[str] = [] if session_id is None else [session_id]
+        self._state = State(session_id)
         self._foreign_key: str | None = None
         self._signed: tuple[str | None, str | None] = (None, None)
         # For our middleware: why the store could not answer, and whether this was a logout.
         self.outage: StrategyUnavailable | None = None
         self.flushed: bool = False
 
+    @classmethod
+    def of_cookies(cls, cookies: Iterable[tuple[str, str]]) -> SessionStore:
+        """The session of the first cookie, a name and a value, that verifies and is alive."""
+        store = cls()
+        ids = (unsign(key, name) for name, key in cookies)
+        store._given_ids = [session_id for session_id in ids if session_id is not None]
+        if store._given_ids:
+            store._state = State(store._given_ids[0], store._given_ids[1:])
+        return store
+
     # -- names: SessionBase's, and flash ----------------------------------------------------------
 
     def __contains__(self, name: object) -> bool:
         self._get_session()
-        return self._state.find(name) is not None  # type: ignore[arg-type]
+        return self._state.find(name) is not None
 
     def has_key(self, name: str) -> bool:
         return name in self
@@ -107,6 +120,8 @@ class SessionStore(SessionBase):
 
     def is_empty(self) -> bool:
         state = self._state
+        if state.is_provisional and not _in_event_loop():
+            self.take_back()  # a logout, or a login, that was rolled back with its transaction
         if state.session_id and settings.SESSION_SAVE_EVERY_REQUEST and not _in_event_loop():
             # Django's middleware is about to save whatever is not empty. A session whose record is
             # gone has to be seen as empty by now, or that save would make a new one.
@@ -162,19 +177,13 @@ class SessionStore(SessionBase):
     def _get_session(self, no_load: bool = False) -> Draft:
         self.accessed = True
         if not self._state.loaded:
-            if no_load or self._state.session_id is None:
-                self._state.replace_data({})
-            else:
-                self._run(self._state.open())
+            self._run(self._state.open(no_load))
         return self._state.data
 
     async def _aget_session(self, no_load: bool = False) -> Draft:
         self.accessed = True
         if not self._state.loaded:
-            if no_load or self._state.session_id is None:
-                self._state.replace_data({})
-            else:
-                await self._arun(self._state.open())
+            await self._arun(self._state.open(no_load))
         return self._state.data
 
     _session = property(_get_session)
@@ -183,14 +192,16 @@ class SessionStore(SessionBase):
 
     def _run(self, steps: Steps[T]) -> T:
         try:
-            return run(get_strategy(), steps)
+            with self._state.turn:
+                return run(get_strategy(), steps)
         except StrategyUnavailable as error:
             self.outage = error
             raise
 
     async def _arun(self, steps: Steps[T]) -> T:
         try:
-            return await arun(get_strategy(), steps)
+            async with self._state.turn:
+                return await arun(get_strategy(), steps)
         except StrategyUnavailable as error:
             self.outage = error
             raise
@@ -266,10 +277,11 @@ class SessionStore(SessionBase):
         if stored is None:
             self._session_key = None
             return {}
-        return Draft(stored.data).copy()
+        return stored.data
 
     def _create(self) -> Steps[None]:
-        self._get_session(no_load=True)
+        self.accessed = True
+        yield from self._state.open(no_load=True)
         yield from self._state.insert(self._expires())
 
     def _save(self, must_create: bool) -> Steps[None]:
@@ -280,7 +292,8 @@ class SessionStore(SessionBase):
         else:
             self.accessed = True
             yield from self._state.open()
-            if not (yield from self._state.commit(self._expires())):
+            sends_key = self.modified or settings.SESSION_SAVE_EVERY_REQUEST
+            if not (yield from self._state.commit(self._expires(), sends_key)):
                 raise UpdateError
 
     def _apply(self, name: str, function: Callable[[Any], Any], default: Any) -> Steps[Any]:
@@ -296,17 +309,21 @@ class SessionStore(SessionBase):
         rotated = yield from self._state.rotate(self._expires())
         # Of two logins at once the later finds its session gone. An anonymous visitor then gets a
         # new one. Where a user was logged in it may have been a logout: a later save will notice.
-        if not rotated and "_auth_user_id" not in self._state.data.base:
+        if not rotated and (self._state.stored is None or USER not in self._state.stored.texts):
             yield from self._state.insert(self._expires())
 
     def _delete(self, session_key: str | None) -> Steps[None]:
         session_id = self._state.session_id if session_key is None else _session_id(session_key)
         if session_id is not None:
-            yield "delete_data", session_id
+            yield from call(SessionStrategy.delete_data, session_id)
 
     def _flush(self) -> Steps[None]:
         self.accessed = True
+        ended = self._state.session_id
         yield from self._state.destroy()
+        for session_id in self._given_ids:
+            if session_id != ended:  # a second cookie would log its visitor in again
+                yield from call(SessionStrategy.delete_data, session_id)
         self._foreign_key = None
         self.flushed = True
 
@@ -314,24 +331,44 @@ class SessionStore(SessionBase):
 
     @property
     def was_given(self) -> bool:
-        """Whether the client's key verified."""
-        return self._given_id is not None
+        """Whether a key of the client's verified."""
+        return bool(self._given_ids)
 
     @property
     def has_moved(self) -> bool:
         """Whether the session has another id than the client's key."""
-        return self._state.session_id != self._given_id
+        return self._state.session_id not in self._given_ids
 
-    def flush_given(self) -> None:
-        """End the client's session once more: the view's transaction may have undone that."""
-        self._run(self._flush_given())
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether the session lives on under a key that this request cannot know."""
+        return self._state.stored is not None and self._state.stored.followed
 
-    async def aflush_given(self) -> None:
-        await self._arun(self._flush_given())
+    def take_back(self) -> None:
+        """Go on from what was before, if the view's transaction was rolled back."""
+        if self._state.is_provisional:
+            self._run(self._state.take_back())
 
-    def _flush_given(self) -> Steps[None]:
-        if self._given_id is not None:
-            yield "delete_data", self._given_id
+    async def atake_back(self) -> None:
+        if self._state.is_provisional:
+            await self._arun(self._state.take_back())
+
+    def get_cookie_age(self) -> int:
+        return self.get_expiry_age()
+
+    async def aget_cookie_age(self) -> int:
+        return await self.aget_expiry_age()
+
+    def confirm(self) -> None:
+        """Load a session that the request did not look at, because it is to be renewed."""
+        if not self._state.loaded:
+            self._run(self._state.open())
+            self._state.is_confirmed = True
+
+    async def aconfirm(self) -> None:
+        if not self._state.loaded:
+            await self._arun(self._state.open())
+            self._state.is_confirmed = True
 
     def is_kept(self) -> bool:
         """Whether the store holds the session now."""
@@ -382,14 +419,16 @@ class SessionStore(SessionBase):
         await super().aset_expiry(_moment(value))
 
     def _expires(self) -> datetime:
-        expiry = dict.get(self._state.data, "_session_expiry")
+        expiry = self._state.data.get(EXPIRY)
         if isinstance(expiry, (datetime, str)):
             return _utc(expiry)
         return expires_after(expiry or self.get_session_cookie_age())
 
 
-def _session_id(session_key: str | None) -> str | None:
-    return unsign(session_key, settings.SESSION_COOKIE_NAME) if session_key else None
+def _session_id(session_key: object) -> str | None:
+    if not isinstance(session_key, str):  # as the Morsel that some tests pass
+        return None
+    return unsign(session_key, settings.SESSION_COOKIE_NAME)
 
 
 def _utc(moment: datetime | str) -> datetime:

@@ -14,26 +14,30 @@ from django.conf import settings
 from django.contrib.sessions.backends.base import UpdateError
 from django.contrib.sessions.exceptions import SessionInterrupted
 from django.contrib.sessions.middleware import SessionMiddleware as DjangoSessionMiddleware
-from django.core.exceptions import ImproperlyConfigured
 from django.core.handlers.exception import response_for_exception
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from django.utils.cache import patch_vary_headers
 from django.utils.http import http_date
 
+from .conf import conf
+from .cookies import Cookie, sent_values
 from .engine import SessionStore
-from .strategies.base import Steps, StrategyUnavailable, arun, run
+from .steps import Steps, arun, call, run
+from .strategies.base import StrategyUnavailable
 from .unavailable import as_unavailable
 
 
 class SessionMiddleware(DjangoSessionMiddleware):
-    def __init__(self, get_response: Any) -> None:
-        super().__init__(get_response)
+    """Serves our engine, and any other `SESSION_ENGINE` as Django's middleware would."""
+
+    def process_request(self, request: HttpRequest) -> None:
         if not issubclass(self.SessionStore, SessionStore):
-            raise ImproperlyConfigured(
-                f"{__name__}.SessionMiddleware needs its engine:\n"
-                'SESSION_ENGINE = "django_strategy_sessions.engine"'
-            )
+            super().process_request(request)
+            return
+        names = (settings.SESSION_COOKIE_NAME, *conf.SESSION_COOKIE_NAME_FALLBACKS)
+        cookies = [(name, key) for name in names for key in sent_values(request, name)]
+        request.session = self.SessionStore.of_cookies(cookies)
 
     def process_response(  # type: ignore[override]  # django-stubs': no streaming
         self, request: HttpRequest, response: HttpResponseBase
@@ -42,10 +46,10 @@ class SessionMiddleware(DjangoSessionMiddleware):
         if not isinstance(session, SessionStore):  # somebody put another's there
             return super().process_response(request, response)  # type: ignore[arg-type]
         try:
-            run(session, _finished(request, session, response))
+            run(session, _finish(request, session, response))
         except StrategyUnavailable as error:
             response = response_for_exception(request, error)
-            run(session, _finished(request, session, response))
+            run(session, _finish(request, session, response))
         return as_unavailable(request, response) if _outage(session, response) else response
 
     async def __acall__(self, request: HttpRequest) -> HttpResponseBase:
@@ -55,85 +59,102 @@ class SessionMiddleware(DjangoSessionMiddleware):
         if not isinstance(session, SessionStore):
             return await sync_to_async(super().process_response)(request, response)  # type: ignore[arg-type]
         try:
-            await arun(session, _finished(request, session, response))
+            await arun(session, _finish(request, session, response))
         except StrategyUnavailable as error:
             in_thread = sync_to_async(response_for_exception, thread_sensitive=False)
             response = await in_thread(request, error)
-            await arun(session, _finished(request, session, response))
+            await arun(session, _finish(request, session, response))
         if _outage(session, response):
             explain = sync_to_async(as_unavailable, thread_sensitive=False)
             return await explain(request, response)
         return response
 
 
-def _finished(
-    request: HttpRequest, session: SessionStore, response: HttpResponseBase
-) -> Steps[None]:
+def _finish(request: HttpRequest, session: SessionStore, response: HttpResponseBase) -> Steps[None]:
     """Save what changed, and let the client's cookie follow: on a session, as steps."""
     accessed, failed = session.accessed, response.status_code >= 500
-    ended = session.flushed and not session.outage
+    yield from call(SessionStore.take_back)
     if settings.SESSION_SAVE_EVERY_REQUEST and session.session_key and not failed:
-        yield ("keys",)  # of a session whose record is gone nothing must be made
+        yield from call(SessionStore.confirm)  # nothing must be made of one whose record is gone
     if accessed:
         patch_vary_headers(response, ("Cookie",))
+    old_names = [
+        name
+        for name in conf.SESSION_COOKIE_NAME_FALLBACKS
+        if name in request.COOKIES and (accessed or session.flushed)
+    ]
     if session.is_empty():
-        if ended:
-            yield ("flush_given",)
+        ended = session.flushed and not session.outage
         # One that verifies may be good again, when a backup is restored or a clock set right.
-        sent = settings.SESSION_COOKIE_NAME in request.COOKIES
-        if sent and (ended or not session.was_given):
-            _delete_cookie(response)
+        if ended or not session.was_given:
+            for name in (settings.SESSION_COOKIE_NAME, *old_names):
+                if name in request.COOKIES:
+                    _delete_cookie(response, name)
     elif failed:
         # Nothing is saved. But after a rotation only the new key leads to the session.
-        if accessed and session.has_moved and (yield from _holds(session)):
+        if accessed and session.has_moved and (yield from _is_kept(session)):
             yield from _set_cookie(session, response)
-    elif session.modified or settings.SESSION_SAVE_EVERY_REQUEST:
-        try:
-            yield ("save",)
-        except UpdateError as error:
-            if session.has_moved:
-                return  # nobody else knows that id: it was rolled back with the view's transaction
-            raise SessionInterrupted(
-                "The request's session was deleted before the request completed."
-                " The user may have logged out in a concurrent request, for example."
-            ) from error
+    elif (session.modified or settings.SESSION_SAVE_EVERY_REQUEST or old_names) and (
+        yield from _save(session)
+    ):
         yield from _set_cookie(session, response)
+        for name in old_names:
+            _delete_cookie(response, name)
 
 
-def _holds(session: SessionStore) -> Steps[bool]:
+def _save(session: SessionStore) -> Steps[bool]:
+    """Save, and tell whether the client may be sent the key."""
+    modified = session.modified
+    try:
+        yield from call(SessionStore.save)
+    except UpdateError as error:
+        if not modified:
+            return False  # a renewal of what is gone: there is nothing that would be lost
+        raise SessionInterrupted(
+            "The request's session was deleted before the request completed."
+            " The user may have logged out in a concurrent request, for example."
+        ) from error
+    return not session.is_elsewhere
+
+
+def _is_kept(session: SessionStore) -> Steps[bool]:
     """Whether the store holds the session, as far as it can say."""
     try:
-        return bool((yield ("is_kept",)))
+        return (yield from call(SessionStore.is_kept))
     except StrategyUnavailable:
         return False
 
 
 def _set_cookie(session: SessionStore, response: HttpResponseBase) -> Steps[None]:
-    max_age = expires = None
-    if not (yield ("get_expire_at_browser_close",)):
-        max_age = yield ("get_expiry_age",)
-        expires = http_date(time.time() + max_age)
-    patch_vary_headers(response, ("Cookie",))
-    response.set_cookie(
+    max_age = None
+    if not (yield from call(SessionStore.get_expire_at_browser_close)):
+        max_age = yield from call(SessionStore.get_cookie_age)
+    _put_cookie(
+        response,
         settings.SESSION_COOKIE_NAME,
         session.session_key or "",
         max_age=max_age,
-        expires=expires,
-        domain=settings.SESSION_COOKIE_DOMAIN,
-        path=settings.SESSION_COOKIE_PATH,
-        secure=settings.SESSION_COOKIE_SECURE,
+        expires=None if max_age is None else http_date(time.time() + max_age),
         httponly=settings.SESSION_COOKIE_HTTPONLY,
-        samesite=settings.SESSION_COOKIE_SAMESITE,
     )
 
 
-def _delete_cookie(response: HttpResponseBase) -> None:
+def _delete_cookie(response: HttpResponseBase, name: str) -> None:
+    _put_cookie(response, name, "", max_age=0, expires=http_date(0))
+    response.cookies[name].set(name, "", '""')  # as Django writes it
+
+
+def _put_cookie(response: HttpResponseBase, name: str, value: str, **attributes: Any) -> None:
     patch_vary_headers(response, ("Cookie",))
-    response.delete_cookie(
-        settings.SESSION_COOKIE_NAME,
-        path=settings.SESSION_COOKIE_PATH,
+    response.cookies[name] = Cookie(
+        name,
+        value,
         domain=settings.SESSION_COOKIE_DOMAIN,
+        path=settings.SESSION_COOKIE_PATH,
+        secure=settings.SESSION_COOKIE_SECURE,
         samesite=settings.SESSION_COOKIE_SAMESITE,
+        partitioned=conf.SESSION_COOKIE_PARTITIONED,
+        **attributes,
     )
 
 

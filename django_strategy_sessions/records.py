@@ -1,29 +1,46 @@
 """Records: how a session looks at rest. Public, for authors of strategies.
 
-An id is kept only as its hash, so whoever reads the store learns no session key (CVE-2019-16782).
-The data is sealed text: the serialized form with a mac that is bound to the id, so a record that
-was forged, cut, or copied into another session is no session. A mac changes with the data, so it
-is also what compare-and-set compares: always the stored one, never one computed again.
+The store never holds a usable session id, only its hash, the *key* (CVE-2019-16782). The data is
+sealed: a mac, an optional header, and a JSON object with one name per line. The mac is bound to the
+key and covers all of it, so a record that was forged, cut, or copied into another session is no
+session. It changes with the data, so it is also what compare-and-set compares: always the stored
+one, never one computed again.
 """
 
 from __future__ import annotations
 
 import hmac
+import json
 import logging
 import secrets
-from base64 import b64decode, b64encode
 from functools import lru_cache
 from hashlib import sha256
-from typing import Any
 
 from . import signing
-from .strategies.base import serializer, setting
+from .conf import conf
+from .hidden import Hidden
+from .values import Text, Texts, decode, serializer
 
-__all__ = ["MAC_LENGTH", "SessionTooLarge", "hashed", "is_current", "new_id", "seal", "unseal"]
+__all__ = [
+    "MAC_LENGTH",
+    "MOVED",
+    "SessionTooLarge",
+    "follow",
+    "hashed",
+    "is_current",
+    "is_moved",
+    "moved",
+    "new_id",
+    "seal",
+    "unseal",
+]
 
 MAC_LENGTH = 43
-DEFAULT_MAX_SIZE = 1024 * 1024
+# What stands in place of a mac where a session has moved to another key. No record has this mac, so
+# no compare-and-set matches it.
+MOVED = "-" * MAC_LENGTH
 
+_JSON, _OTHER = "j", "s"  # who made the texts: the standard library, or another serializer
 _VARIANT = {digit: "89ab"[int(digit, 16) % 4] for digit in "0123456789abcdef"}
 _logger = logging.getLogger("django.security.SuspiciousSession")
 
@@ -34,76 +51,96 @@ class SessionTooLarge(ValueError):
 
 def new_id() -> str:
     """128 bits of the system's randomness in 22 characters (ASVS 7.2.3, 11.5.1)."""
-    return secrets.token_urlsafe(16)
+    return Hidden(secrets.token_urlsafe(16))
 
 
-@lru_cache(maxsize=256)  # one request asks for the same several times
+@lru_cache(maxsize=256)  # one request asks for the same id several times
 def hashed(session_id: str) -> str:
-    """What a store may know of an id: its SHA-256, cut to 128 bits, in hex.
+    """The key of a session: the SHA-256 of its id, cut to 128 bits, in hex.
 
-    Six of the bits make it look like a random UUID (RFC 9562, 5.4): MariaDB's columns for UUIDs
-    refuse some values that look like none, those of version 8 among them.
+    Six of the bits make it look like a random UUID (RFC 9562, 5.4), because MariaDB's columns for
+    UUIDs refuse some values that do not.
     """
     cut = sha256(session_id.encode("utf-8", "surrogatepass")).hexdigest()[:32]
     return f"{cut[:12]}4{cut[13:16]}{_VARIANT[cut[16]]}{cut[17:]}"
 
 
-def seal(session_id: str, data: dict[str, Any], header: str = "") -> str:
-    """The record of a session: 43 characters of mac, one for the encoding, the serialized data.
+def seal(key: str, texts: Texts, header: str = "") -> str:
+    """The record of a session: 43 characters of mac, the `header`, one for the serializer, texts.
 
-    A `header`, text of a length that the strategy knows, goes before the encoding, under the mac.
+    A header is text of a length that the strategy knows. The record is ASCII if the header is.
     Raises `SessionTooLarge` beyond ``SESSION_MAX_SIZE``.
     """
-    payload: bytes = serializer().dumps(data)
-    longest = setting("SESSION_MAX_SIZE", DEFAULT_MAX_SIZE)
-    if len(payload) > longest:
+    lines = Hidden(",\n".join([f"{_quote(name)}:\t{text}" for name, text in texts.items()]))
+    if len(lines) > conf.SESSION_MAX_SIZE:
         raise SessionTooLarge(
-            f"The session has {len(payload):,} bytes; SESSION_MAX_SIZE is {longest:,}."
+            f"The session has {len(lines):,} bytes; SESSION_MAX_SIZE is {conf.SESSION_MAX_SIZE:,}."
         )
-    try:
-        body = "t" + payload.decode()
-    except UnicodeDecodeError:
-        body = "b" + b64encode(payload).decode()
-    else:
-        if "\0" in body:  # which PostgreSQL's text cannot hold
-            body = "b" + b64encode(payload).decode()
-    body = header + body
-    return _mac(session_id, body, signing.project_secrets()[0]) + body
+    body = Hidden(f"{header}{_JSON if serializer() is None else _OTHER}{{{lines}}}")
+    return Hidden(_mac(key, body, signing.project_secrets()[0]) + body)
 
 
-def unseal(session_id: str, record: str, header_length: int = 0) -> dict[str, Any] | None:
-    """The data of a record, or ``None``, logged, if it is not what `seal` made for this id."""
-    mac, body = record[:MAC_LENGTH], record[MAC_LENGTH:]
-    for secret in signing.project_secrets():
-        if _matches(session_id, mac, body, secret):
-            break
-    else:
+def unseal(key: str, record: str, header_length: int = 0) -> Texts | None:
+    """The texts in a record, or ``None``, logged, if it is not what `seal` made for this key."""
+    if not _is_sealed(key, record):
         _logger.warning("A session record that does not unseal was treated as no session.")
         return None
-    kind, text = body[header_length : header_length + 1], body[header_length + 1 :]
-    try:
-        payload = b64decode(text) if kind == "b" else text.encode()
-        data = serializer().loads(payload)
-    except Exception as error:  # sealed by us, yet by another serializer
-        _logger.warning("A session record could not be read (%s).", type(error).__name__)
+    made_by = record[MAC_LENGTH + header_length]
+    lines = Hidden(record[MAC_LENGTH + header_length + 2 : -1])
+    texts = Texts()
+    for line in map(Hidden, lines.split(",\n") if lines else ()):
+        name, _, text = line.partition(":\t")
+        texts[json.loads(name) if "\\" in name else name[1:-1]] = Text(text)
+    other = serializer()
+    if (made_by == _OTHER) != (other is not None):
+        _logger.warning("A session record was written with another SESSION_SERIALIZER.")
         return None
-    if not isinstance(data, dict):
-        _logger.warning("A session record did not hold a dict.")
-        return None
-    return data
+    if other is not None:
+        # JSON that was sealed can be parsed when somebody asks for it. What is read by a key of its
+        # own, as encryption, must turn out to be unreadable here and not in a view.
+        try:
+            for text in texts.values():
+                decode(text)
+        except Exception as error:
+            _logger.warning("A session record could not be read (%s).", type(error).__name__)
+            return None
+    return texts
 
 
-def is_current(session_id: str, record: str) -> bool:
+def is_current(key: str, record: str) -> bool:
     """Whether the newest secret sealed a record."""
-    mac, body = record[:MAC_LENGTH], record[MAC_LENGTH:]
-    return _matches(session_id, mac, body, signing.project_secrets()[0])
+    return _matches(key, record, signing.project_secrets()[0])
 
 
-def _mac(session_id: str, body: str, secret: bytes) -> str:
-    # The hash has a fixed length, so no other id and body make the same message.
-    message = hashed(session_id) + body
-    return signing.mac("record", message.encode("utf-8", "surrogatepass"), secret)
+def moved(key: str, new_key: str) -> str:
+    """The marker that a rotation leaves under the old key: where the session is now."""
+    return Hidden(MOVED + _mac(key, MOVED + new_key, signing.project_secrets()[0]) + new_key)
 
 
-def _matches(session_id: str, mac: str, body: str, secret: bytes) -> bool:
-    return mac.isascii() and hmac.compare_digest(_mac(session_id, body, secret), mac)
+def is_moved(record: str) -> bool:
+    return record.startswith(MOVED)
+
+
+def follow(key: str, record: str) -> str | None:
+    """The new key in a marker; ``None`` if we did not make it for this key."""
+    seal, new_key = record[MAC_LENGTH : 2 * MAC_LENGTH], record[2 * MAC_LENGTH :]
+    return new_key if _is_sealed(key, seal + MOVED + new_key) else None
+
+
+def _quote(name: str) -> str:
+    return json.dumps(name)
+
+
+def _mac(key: str, body: str, secret: bytes) -> str:
+    # A key has a fixed length, so no other key and body make the same message.
+    message = f"{key}{body}".encode("utf-8", "surrogatepass")
+    return signing.mac("record", message, secret)
+
+
+def _is_sealed(key: str, record: str) -> bool:
+    return any(_matches(key, record, secret) for secret in signing.project_secrets())
+
+
+def _matches(key: str, record: str, secret: bytes) -> bool:
+    mac, body = record[:MAC_LENGTH], Hidden(record[MAC_LENGTH:])
+    return mac.isascii() and hmac.compare_digest(_mac(key, body, secret), mac)

@@ -18,6 +18,9 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 
+from .conf import conf
+from .hidden import Hidden
+
 KEY_MAC_LENGTH = 17
 SHORTEST_SECRET = 32  # bytes: as many as SHA-256 gives
 
@@ -32,7 +35,7 @@ def sign(session_id: str, cookie_name: str, secrets: Secrets | None = None) -> s
 
 def unsign(key: str, cookie_name: str, secrets: Secrets | None = None) -> str | None:
     """The id in a session key, or ``None`` for whatever else the client sent."""
-    session_id, dot, given = key.rpartition(".")
+    session_id, dot, given = map(Hidden, key.rpartition("."))
     if not (session_id and dot and len(given) == KEY_MAC_LENGTH and given.isascii()):
         return None
     for secret in secrets or project_secrets():
@@ -63,8 +66,7 @@ def _keyed(purpose: str, secret: bytes) -> hmac.HMAC:
 @cache
 def project_secrets() -> Secrets:
     """``SESSION_COOKIE_SECRETS``, or else ``SECRET_KEY`` and its fallbacks, newest first."""
-    given = getattr(settings, "SESSION_COOKIE_SECRETS", None)
-    if given is not None:
+    if (given := conf.SESSION_COOKIE_SECRETS) is not None:
         return checked_secrets(given, "SESSION_COOKIE_SECRETS")
     return tuple(_bytes(key) for key in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS))
 

@@ -1,126 +1,67 @@
 """A session as one request holds it: what was loaded, what changed, and how it is saved.
 
-The core that the engine and explicit storages share. What talks to the store is written as steps
-(`strategies.base.Steps`), so that sync and async code carry out the same rules.
+The core that the engine and explicit storages share. What talks to the store is written as `Steps`,
+so that sync and async code carry out the same rules.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, ItemsView, Iterator, Mapping, ValuesView
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
-from .strategies.base import (
-    Apply,
-    Data,
-    Steps,
-    Stored,
-    all_copied,
-    copied,
-    flash_name,
-    same,
-    serialized,
-    setting,
-)
+from .conf import conf
+from .draft import Draft
+from .steps import Steps, call
+from .strategies.base import USER_PREFIX, Apply, SessionStrategy, Stored, Texts, brings_user
+from .turns import Turn
+from .values import Text, decode, encode, flash_name, same
 
-_MISSING = object()
-_IMMUTABLE = frozenset({str, int, float, bool, type(None)})
 _LONGEST_STEP = 300.0  # seconds
 
 
-class Draft(dict[str, Any]):
-    """The data a request works on: what is stored, each mutable value copied when first handed out.
+class _Before(NamedTuple):
+    """Where a session stood before a write that a transaction may yet take back."""
 
-    So the stored data (`base`) stays as it was loaded, and a value that still is the stored object
-    is known to be unchanged without a look at it.
-    """
-
-    def __init__(self, base: Mapping[str, Any]) -> None:
-        super().__init__(base)
-        self.base = base
-
-    def __getitem__(self, name: str) -> Any:
-        value = super().__getitem__(name)
-        if type(value) not in _IMMUTABLE and value is self.base.get(name):
-            value = copied(value)
-            super().__setitem__(name, value)
-        return value
-
-    def get(self, name: str, default: Any = None) -> Any:
-        return self[name] if name in self else default  # noqa: SIM401
-
-    def pop(self, name: str, *default: Any) -> Any:
-        if name in self:
-            self[name]  # makes it the caller's own
-        return super().pop(name, *default)
-
-    def __or__(self, other: Any) -> Any:
-        return self.copy() | other
-
-    def popitem(self) -> tuple[str, Any]:
-        name = next(reversed(self.keys()), None)
-        if name is None:
-            raise KeyError("popitem(): the session is empty")
-        return name, self.pop(name)
-
-    def setdefault(self, name: str, default: Any = None) -> Any:
-        if name not in self:
-            self[name] = default
-        return self[name]
-
-    def values(self) -> ValuesView[Any]:  # type: ignore[override]  # typeshed: dict_values
-        self._hand_out()
-        return super().values()
-
-    def items(self) -> ItemsView[str, Any]:  # type: ignore[override]  # typeshed: dict_items
-        self._hand_out()
-        return super().items()
-
-    def __iter__(self) -> Iterator[str]:
-        # Defined only because dict(draft) then asks for each value, and does not copy them itself.
-        return super().__iter__()
-
-    def copy(self) -> Data:
-        return dict(self.items())
-
-    def raw(self) -> ItemsView[str, Any]:
-        """Names and values without handing them out."""
-        return super().items()
-
-    def _hand_out(self) -> None:
-        for name in list(self):
-            self[name]
+    is_undone: Callable[[], bool]
+    session_id: str | None
+    stored: Stored | None
+    ends: bool  # the write was a logout
 
 
 class State:
-    """One session in one request. `session_id` is ``None`` where there is none in the store."""
+    """One session in one request. `session_id` is ``None`` where there is none in the store.
 
-    def __init__(self, session_id: str | None = None) -> None:
+    `others`: ids to try if that one is gone, because the client sent several cookies of one name.
+    """
+
+    def __init__(self, session_id: str | None = None, others: Sequence[str] = ()) -> None:
         self.session_id = session_id
+        self.others: Sequence[str] = others
         self.stored: Stored | None = None
-        self.data: Draft = Draft({})
+        self.data: Draft = Draft()
         self.loaded: bool = False  # or put in place
-        self.spent: Data = {}  # flashes that were read: gone with the save, readable until the end
+        self.spent: dict[str, Any] = {}  # flashes that were read: gone with the save
+        self.is_confirmed: bool = False  # the store was asked when the response was there
+        self.turn: Turn = Turn()  # of the threads and tasks of the request
         self._asked = False
-        self._seen: dict[str, bytes] | None = None  # what `modified = False` found changed already
-        self._seen_names: set[str] = set()
+        self._seen: dict[str, Any] | None = None  # what `modified = False` found changed already
+        self._befores: list[_Before] = []  # the latest last
 
     def rename(self, session_id: str | None) -> None:
         """Be about another session, or none, of which nothing is known yet; the data stays."""
-        self.session_id, self.stored = session_id, None
-        self.data.base = {}
+        self.session_id, self.others, self.stored = session_id, (), None
 
     def replace_data(self, data: Mapping[str, Any]) -> None:
         """Put `data` in place of all that is there, without looking what that is."""
-        draft = Draft({})
+        draft = Draft()
         draft.update(data)
-        draft.base = self._base
         self.data, self.spent, self.loaded = draft, {}, True
 
     def forget(self) -> None:
         """Unload: the next look at the data asks the store."""
-        self.stored, self.data, self.spent, self.loaded = None, Draft({}), {}, False
+        self.stored, self.data, self.spent, self.loaded = None, Draft(), {}, False
         self._seen = None
 
     # -- flash: kept as `__flash_<name>__`; an ordinary value of the same name wins ---------------
@@ -129,14 +70,14 @@ class State:
         self.data[flash_name(name)] = value
         self._asked = True
 
-    def find(self, name: str) -> str | None:
+    def find(self, name: Any) -> str | None:
         """The raw name that answers for `name`, if one does."""
         if name in self.data:
-            return name
+            return name  # type: ignore[no-any-return]
         flash = flash_name(name)
         return flash if flash in self.data or flash in self.spent else None
 
-    def read(self, name: str) -> Any:
+    def read(self, name: Any) -> Any:
         """The value that `find` found. Reading a flash takes it."""
         if name in self.data:
             return self.data[name]
@@ -147,185 +88,246 @@ class State:
             self.spent[raw] = self.data.pop(raw)
         return self.spent[raw]
 
-    def take(self, name: str) -> Any:
+    def take(self, name: Any) -> Any:
         """Read, and leave nothing of it."""
         value = self.read(name)
-        (self.data if name in self.data else self.spent).pop(self.find(name) or name)
+        if name in self.data:
+            del self.data[name]
+        else:
+            self.spent.pop(self.find(name) or name, None)
         return value
 
     # -- changes -----------------------------------------------------------------------------------
 
     @property
     def modified(self) -> bool:
-        """Whether a save was asked for, or any name differs from what was loaded.
+        """Whether a save was asked for, or any text differs from what was loaded.
 
         Never loads and never raises.
         """
         if self._asked:
             return True
-        base, seen = self._base, self._seen or {}
-        if self.data.keys() != (base.keys() if self._seen is None else self._seen_names):
-            return True
+        known = self._base if self._seen is None else self._seen
         try:
-            for name, value in self.data.raw():
-                if name in seen:
-                    if serialized(value) != seen[name]:
-                        return True
-                elif value is not base[name] and not same(value, base[name]):
-                    return True
+            return bool(self._texts(known) != known)
         except Exception:
             return True  # the save will say what it is that cannot be serialized
-        return False
 
     @modified.setter
     def modified(self, value: bool) -> None:
         self._asked, self._seen = value, None
         if not value and self.loaded:
-            base = self._base
-            changed = {n: v for n, v in self.data.raw() if v is not base.get(n, _MISSING)}
-            self._seen = {name: _fingerprint(value) for name, value in changed.items()}
-            self._seen_names = set(self.data)
+            self._seen = {}
+            raw = self.data.raw()
+            for name in raw:
+                try:
+                    self._seen[name] = _text(raw, name)
+                except TypeError:
+                    self._seen[name] = None
 
-    def snapshot(self) -> Data:
-        """What a save writes: nothing in it can be changed by whoever holds the session.
-
-        Values that do not differ are the stored objects; if none differs, so is the whole.
-        """
-        base = self._base
-        changed = {n: v for n, v in self.data.raw() if v is not base.get(n, _MISSING)}
-        for kind in set(map(type, changed)):
-            if not issubclass(kind, str):
-                raise TypeError(f"A session's names are str, not {kind.__name__}.")
-        common = changed.keys() & base.keys()
-        equal = {n: base[n] for n in common if same(changed[n], base[n], n)}
-        if len(equal) == len(changed) and self.data.keys() == base.keys():
-            return base
-        result = dict(self.data.raw())
-        result.update(all_copied({n: v for n, v in changed.items() if n not in equal}))
-        result.update(equal)
-        return result
+    def _texts(self, known: Mapping[str, Any]) -> Texts:
+        """What a save writes: texts, which nobody who holds the session can change. Those of names
+        that hold the same as in `known` are taken from there."""
+        raw, texts = self.data.raw(), Texts()
+        for name in raw:
+            text, base = _text(raw, name), known.get(name)
+            texts[name] = base if base is not None and same(text, base) else text
+        return texts
 
     @property
-    def _base(self) -> Data:
-        return self.stored.data if self.stored else {}
+    def _base(self) -> Mapping[str, Any]:
+        return self.stored.texts if self.stored else {}
 
     # -- the store ---------------------------------------------------------------------------------
 
     def load(self) -> Steps[Stored | None]:
-        if self.session_id is None:
-            return None
-        stored: Stored | None = yield "load", self.session_id
-        if stored is not None:
-            end = _absolute_end(stored.created)
-            if end is not None and end <= datetime.now(UTC):
-                return None
-        return stored
+        """The first session that lives of those that the client may mean."""
+        while self.session_id is not None:
+            stored = yield from call(SessionStrategy.load, self.session_id)
+            if stored is not None:
+                end = _absolute_end(stored.created)
+                if end is None or end > datetime.now(UTC):
+                    self.others = ()
+                    return stored
+            if not self.others:
+                break
+            self.session_id, *self.others = self.others
+        return None
 
-    def open(self) -> Steps[None]:
+    def open(self, no_load: bool = False) -> Steps[None]:
         """Load, if that was not done. A session that is not there has no id from then on."""
-        if not self.loaded:
+        if self.loaded:
+            return
+        if no_load:
+            self.replace_data({})
+        else:
             self.stored = yield from self.load()
             if self.stored is None:
                 self.session_id = None
-            self.data, self.loaded = Draft(self._base), True
+            draft = Draft()
+            draft.take_over(self._base)
+            self.data, self.loaded = draft, True
 
     def insert(self, expires: datetime) -> Steps[None]:
         """Make a new record of the data, under a new id."""
-        snapshot = self.snapshot()
-        stored = yield "insert", snapshot, _capped(expires, datetime.now(UTC))
-        self._settle(snapshot, stored)
+        texts = self._texts({})
+        stored = yield from call(SessionStrategy.insert, texts, _capped(expires, datetime.now(UTC)))
+        yield from self._go_on(texts, stored)
 
-    def commit(self, expires: datetime) -> Steps[bool]:
+    def commit(self, expires: datetime, sends_key: bool) -> Steps[bool]:
         """Write what differs from what was loaded; with nothing to differ from, make a record.
 
-        Writes nothing where nothing differs and the expiry has not moved. False: the session that
-        was loaded is gone, and nothing was written.
+        Writes nothing where nothing differs and the expiry has not moved. But if that is to send
+        the client its key, it asks whether the session still lives. False: the session that was
+        loaded is gone, and nothing was written.
         """
+        yield from self.take_back()
         if (stored := (yield from self._found())) is None:
             yield from self.insert(expires)
             return True
-        snapshot, expires = self.snapshot(), _capped(expires, stored.created)
-        if snapshot is stored.data and expires == stored.expires:
+        texts = self._texts(stored.texts)
+        signs_in = brings_user(stored.texts, texts)
+        expires = _capped(expires, datetime.now(UTC) if signs_in else stored.created)
+        differs = texts != stored.texts or expires != stored.expires
+        asks = sends_key and not self.is_confirmed
+        if not differs and (not asks or (yield from self.load()) is not None):
             return True
-        written = yield "merge", stored, snapshot, expires
-        if written is not None:
-            self._settle(snapshot, written)
-        return written is not None
+        written = yield from call(SessionStrategy.merge, stored, texts, expires)
+        if written is None:
+            return False
+        yield from self._go_on(texts, written)
+        return True
 
     def rotate(self, expires: datetime) -> Steps[bool]:
         """Go on under a new id; with no record, make one. False: the session is gone."""
+        yield from self.take_back()
         if (stored := (yield from self._found())) is None:
             yield from self.insert(expires)
             return True
-        snapshot = self.snapshot()
-        written = yield "rotate", stored, snapshot, _capped(expires, stored.created)
-        if written is not None:
-            self._settle(snapshot, written)
-        return written is not None
+        texts = self._texts(stored.texts)
+        expires = _capped(expires, stored.created)
+        written = yield from call(SessionStrategy.rotate, stored, texts, expires)
+        if written is None:
+            return False
+        yield from self._go_on(texts, written)
+        return True
 
     def apply(
         self, name: str, function: Callable[[Any], Any], default: Any, expires: datetime
     ) -> Steps[bool]:
         """Change one stored name atomically, and nothing else. False: the session is gone."""
         yield from self.open()
+        yield from self.take_back()
         if (stored := (yield from self._found())) is None:
-            data = {name: copied(function(copied(default, name)), name)}
-            written = yield "insert", data, _capped(expires, datetime.now(UTC))
+            text = encode(name, function(decode(encode(name, default))))
+            expires = _capped(expires, datetime.now(UTC))
+            written = yield from call(SessionStrategy.insert, Texts({name: text}), expires)
         else:
-            data = {**stored.data, name: Apply(function, default)}
-            written = yield "merge", stored, data, _capped(expires, stored.created)
-        if written is None:
-            return False
-        self._settle(self._base, written)
-        # What the request itself had put there is overtaken.
-        dict.__setitem__(self.data, name, written.data[name])
+            texts = Texts({**stored.texts, name: Apply(function, default)})
+            expires = _capped(expires, stored.created)
+            merged = yield from call(SessionStrategy.merge, stored, texts, expires)
+            if merged is None:
+                return False
+            written = merged
+        yield from self._go_on(self._base, written)
+        # It replaces what the request itself had put there. A value, because it is this request's.
+        self.data.put(name, decode(written.texts[name]))
         return True
 
     def destroy(self) -> Steps[None]:
         """End the session, now and for good; start over with nothing."""
-        if self.session_id is not None:
-            yield "delete_data", self.session_id
+        yield from self.take_back()
+        yield from self._end()
         self.session_id = self.stored = None
         self.replace_data({})
         self._asked = True
+
+    def take_back(self) -> Steps[None]:
+        """Go on from what was before, where a transaction has rolled back what was written. A
+        logout is final: it is carried out again."""
+        while self._befores and self._befores[-1].is_undone():
+            before, undone = self._befores.pop(), self.stored
+            now = self.session_id, self.stored
+            self.session_id, self.stored = before.session_id, before.stored
+            if before.ends:
+                yield from self._end()
+                self.session_id, self.stored = now
+                return
+            # Somebody who signed in within the transaction has not; the user may be gone as well.
+            # And no sign-in may end up under a key that is known from before (ASVS 7.2.4).
+            if now[0] != before.session_id:
+                self._undo_sign_in()
+            self._asked, self._seen = False, None
+            for name, value in self.data.raw().items():
+                # What nobody looked at is as the store has it.
+                if type(value) is Text and undone is not None and value == undone.texts.get(name):
+                    if (text := self._base.get(name)) is None:
+                        del self.data[name]
+                    else:
+                        self.data.put(name, text)
+
+    def _undo_sign_in(self) -> None:
+        if brings_user(self._base, self._texts(self._base)):
+            for name in [name for name in self.data if name.startswith(USER_PREFIX)]:
+                del self.data[name]
+            for name, text in self._base.items():
+                if name.startswith(USER_PREFIX):
+                    self.data.put(name, text)
+
+    @property
+    def is_provisional(self) -> bool:
+        """Whether a transaction may have taken back what was written."""
+        return bool(self._befores)
+
+    def _end(self) -> Steps[None]:
+        if self.session_id is None:
+            return
+        if self.stored is not None:
+            yield from call(SessionStrategy.end, self.stored)
+        else:
+            yield from call(SessionStrategy.delete_data, self.session_id)
+        yield from self._remember(ends=True)
+
+    def _remember(self, ends: bool = False) -> Steps[None]:
+        is_undone = yield from call(SessionStrategy.is_undone)
+        if is_undone is not None:
+            self._befores.append(_Before(is_undone, self.session_id, self.stored, ends))
 
     def _found(self) -> Steps[Stored | None]:
         """What is stored, also where data was put in place without a look at it."""
         if self.stored is None:
             self.stored = yield from self.load()
-            self.data.base = self._base
         return self.stored
 
-    def _settle(self, before: Data, stored: Stored) -> None:
-        """Go on from `stored`: where it is not what we knew (`before`), and the request has not
-        changed that name since, take it over. What the caller holds of all others stays."""
-        draft, base = self.data, self._base
-        if stored.data is not before:
-            for name in [*draft, *(stored.data.keys() - draft.keys())]:
-                mine = dict.get(draft, name, _MISSING)
-                theirs = stored.data.get(name, _MISSING)
-                known = before.get(name, _MISSING)
-                if mine is base.get(name, _MISSING) or (
-                    not _equal(theirs, known) and _equal(mine, known)
-                ):
-                    if theirs is _MISSING:
-                        dict.pop(draft, name, None)
-                    else:
-                        dict.__setitem__(draft, name, theirs)
-        draft.base = stored.data
+    def _go_on(self, texts: Mapping[str, Any], stored: Stored) -> Steps[None]:
+        """Go on from `stored`, which was written in place of `texts`. Where it holds something
+        else, because other requests wrote too, and the request has not changed that name since,
+        take it over. What the caller holds of all other names stays."""
+        yield from self._remember()
         self.stored, self.session_id = stored, stored.session_id
         self._asked = True  # the client's cookie has to follow
+        if stored.texts is texts:
+            return
+        raw = self.data.raw()
+        for name in {**texts, **stored.texts}:
+            theirs, known = stored.texts.get(name), texts.get(name)
+            if theirs is not known and theirs != known and _mine(raw, name) == known:
+                if theirs is None:
+                    self.data.pop(name, None)
+                else:
+                    self.data.put(name, theirs)
 
 
-def _equal(one: object, other: object) -> bool:
-    return one is other or (one is not _MISSING and other is not _MISSING and same(one, other))
+def _text(raw: Texts, name: str) -> Any:
+    # The value is in no variable, because error reports would show it.
+    return raw[name] if type(raw[name]) is Text else encode(name, raw[name])
 
 
-def _fingerprint(value: object) -> bytes:
+def _mine(raw: Texts, name: str) -> Any:
     try:
-        return serialized(value)
+        return _text(raw, name) if name in raw else None
     except TypeError:
-        return b""
+        return ""  # not what anybody has stored
 
 
 # -- expiry ---------------------------------------------------------------------------------------
@@ -346,7 +348,7 @@ def expires_after(age: float) -> datetime:
 
 def _absolute_end(created: datetime | None) -> datetime | None:
     """``SESSION_ABSOLUTE_AGE`` (seconds) after `created`, whatever was done since (ASVS 7.3.2)."""
-    age = setting("SESSION_ABSOLUTE_AGE")
+    age = conf.SESSION_ABSOLUTE_AGE
     return None if age is None or created is None else created + timedelta(seconds=age)
 
 

@@ -25,10 +25,14 @@ from django.http.response import HttpResponseBase
 from django.utils.cache import patch_vary_headers
 from django.utils.http import http_date
 
-from .conf import make_strategy, require_created
+from . import cookies
+from .draft import Draft
 from .signing import Secrets, checked_secrets, sign, unsign
-from .state import Draft, State, expires_after
-from .strategies.base import SessionStrategy, Steps, arun, flash_name, is_flash, run, unflashed
+from .state import State, expires_after
+from .steps import Steps, arun, run
+from .strategies import make_strategy, require_created
+from .strategies.base import SessionStrategy
+from .values import flash_name, is_flash, unflashed
 
 if sys.version_info >= (3, 13):
     from typing import TypeVar
@@ -101,24 +105,24 @@ class Cookie:
                 self._refuse("needs True or False for secure, http_only and partitioned")
         if str(self.same_site).lower() not in _SAME_SITE:
             self._refuse('needs "lax", "strict" or "none" for same_site')
-        if not self.secure:
-            if self.same_site.lower() == "none" or self.partitioned:
-                self._refuse("has to be secure with same_site none or partitioned")
-            if self.name.startswith(("__Host-", "__Secure-")):
-                self._refuse("has to be secure, with this name")
-        if self.name.startswith("__Host-") and (self.domain or self.path != "/"):
-            self._refuse("cannot have a domain, or a path other than '/', with this name")
+        for _, reason in cookies.refusals(
+            self.name,
+            secure=self.secure,
+            path=self.path,
+            domain=self.domain,
+            same_site=self.same_site,
+            partitioned=self.partitioned,
+        ):
+            self._refuse(reason)
 
     def _refuse(self, why: str) -> None:
         raise ImproperlyConfigured(f"The cookie {self.name!r} {why}.")
 
-    def session_id(self, cookie_header: str | None) -> str | None:
-        """The id in a ``Cookie`` header: of the first cookie of this name, if its key verifies."""
-        for pair in (cookie_header or "").split(";"):
-            name, _, key = pair.partition("=")
-            if name.strip() == self.name:
-                return unsign(key.strip(), self.name, self._secrets)
-        return None
+    def session_ids(self, source: HttpRequest | str | None) -> list[str]:
+        """The ids in the cookies of this name whose keys verify, in the order of the header."""
+        keys = cookies.sent_values(source, self.name)
+        ids = [unsign(key, self.name, self._secrets) for key in keys]
+        return [session_id for session_id in ids if session_id is not None]
 
     def key(self, session_id: str) -> str:
         key = sign(session_id, self.name, self._secrets)
@@ -131,19 +135,19 @@ class Cookie:
         where = f"secrets of the cookie {self.name!r}"
         return None if self.secrets is None else checked_secrets(self.secrets, where)
 
-    def attributes(self) -> dict[str, Any]:
-        """What follows the value in a ``Set-Cookie`` header, in React Router's order."""
-        given = {
-            "Max-Age": None if self.max_age is None else max(0, self.max_age),
-            "Domain": self.domain or None,
-            "Path": self.path or None,
-            "Expires": http_date(self.expires.timestamp()) if self.expires else None,
-            "HttpOnly": self.http_only or None,
-            "Secure": self.secure or None,
-            "Partitioned": self.partitioned or None,
-            "SameSite": _SAME_SITE[self.same_site.lower()],
-        }
-        return {name: value for name, value in given.items() if value is not None}
+    def render(self, value: str) -> cookies.Cookie:
+        return cookies.Cookie(
+            self.name,
+            value,
+            max_age=None if self.max_age is None else max(0, self.max_age),
+            domain=self.domain,
+            path=self.path,
+            expires=http_date(self.expires.timestamp()) if self.expires else None,
+            httponly=self.http_only,
+            secure=self.secure,
+            partitioned=self.partitioned,
+            samesite=_SAME_SITE[self.same_site.lower()],
+        )
 
     def with_options(self, **options: Unpack[CookieOptions]) -> Cookie:
         given = {name: value for name, value in options.items() if value not in (None, "")}
@@ -230,7 +234,7 @@ class _Values(MutableMapping[str, Any]):
         del self.data[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter([name for name, _ in self.data.raw() if not is_flash(name)])
+        return iter([name for name in self.data.raw() if not is_flash(name)])
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -252,7 +256,7 @@ class _Flashes(_Values):
         self.data.pop(flash_name(name), None)  # which reading has taken already
 
     def __iter__(self) -> Iterator[str]:
-        return iter([unflashed(raw) for raw, _ in self.data.raw() if is_flash(raw)])
+        return iter([unflashed(raw) for raw in self.data.raw() if is_flash(raw)])
 
 
 class SessionStorage(Generic[D, F]):
@@ -291,10 +295,13 @@ class SessionStorage(Generic[D, F]):
 
         `rotate` gives the session a new id, as a login should (ASVS 7.2.4). A new session with
         nothing in it is not stored: its value clears the cookie, yet a `response` is left as it is,
-        for another request may have set one. Raises `SessionInterrupted`, which Django answers with
+        because another request may have set one. The value is empty, and the response left as it
+        is, where another request has rotated the session meanwhile: what changed is saved, under a
+        key that this request cannot know. Raises `SessionInterrupted`, which Django answers with
         400, if the session was destroyed meanwhile.
         """
-        return run(self.strategy, self._commit(session, response, rotate, options))
+        with session._state.turn:
+            return run(self.strategy, self._commit(session, response, rotate, options))
 
     async def acommit_session(
         self,
@@ -304,7 +311,8 @@ class SessionStorage(Generic[D, F]):
         rotate: bool = False,
         **options: Unpack[CookieOptions],
     ) -> str:
-        return await arun(self.strategy, self._commit(session, response, rotate, options))
+        async with session._state.turn:
+            return await arun(self.strategy, self._commit(session, response, rotate, options))
 
     def destroy_session(
         self,
@@ -313,7 +321,8 @@ class SessionStorage(Generic[D, F]):
         **options: Unpack[CookieOptions],
     ) -> str:
         """End the session for good; return the ``Set-Cookie`` value that clears the cookie."""
-        return run(self.strategy, self._destroy(session, response, options))
+        with session._state.turn:
+            return run(self.strategy, self._destroy(session, response, options))
 
     async def adestroy_session(
         self,
@@ -321,15 +330,16 @@ class SessionStorage(Generic[D, F]):
         response: HttpResponseBase | None = None,
         **options: Unpack[CookieOptions],
     ) -> str:
-        return await arun(self.strategy, self._destroy(session, response, options))
+        async with session._state.turn:
+            return await arun(self.strategy, self._destroy(session, response, options))
 
     def _get(
         self, source: HttpRequest | str | None, options: CookieOptions
     ) -> Steps[Session[D, F]]:
-        if isinstance(source, HttpRequest):
-            source = source.headers.get("Cookie")
         session: Session[D, F] = Session()
-        session._state = State(self.cookie.with_options(**options).session_id(source))
+        if ids := self.cookie.with_options(**options).session_ids(source):
+            session._state = State(ids[0], ids[1:])
+        session._state.loaded = False
         yield from session._state.open()
         return session
 
@@ -343,22 +353,24 @@ class SessionStorage(Generic[D, F]):
         # First, for what it refuses must not leave a record behind that no cookie leads to.
         cookie, state = self.cookie.with_options(**options), session._state
         if state.session_id is None and not state.data:
-            return _cleared(cookie, None)
+            return _clear_cookie(cookie, None)
         if cookie.max_age is None and cookie.expires is not None:
             expires = cookie.expires.astimezone(UTC)
         else:
             age = settings.SESSION_COOKIE_AGE if cookie.max_age is None else cookie.max_age
             expires = expires_after(age)
-        if not (yield from state.rotate(expires) if rotate else state.commit(expires)):
+        if not (yield from state.rotate(expires) if rotate else state.commit(expires, True)):
             raise SessionInterrupted("The session was destroyed before it was committed.")
-        return _sent(cookie, cookie.key(session.id), response)
+        if state.stored is not None and state.stored.followed:
+            return ""
+        return _set_cookie(cookie, cookie.key(session.id), response)
 
     def _destroy(
         self, session: Session[D, F], response: HttpResponseBase | None, options: CookieOptions
     ) -> Steps[str]:
         cookie = self.cookie.with_options(**options)
         yield from session._state.destroy()
-        return _cleared(cookie, response)
+        return _clear_cookie(cookie, response)
 
 
 def create_session_storage(
@@ -412,29 +424,13 @@ class _Functions(SessionStrategy):
             setattr(self, verb, function)
 
 
-def _sent(cookie: Cookie, value: str, response: HttpResponseBase | None) -> str:
-    attributes = cookie.attributes()
+def _set_cookie(cookie: Cookie, value: str, response: HttpResponseBase | None) -> str:
+    rendered = cookie.render(value)
     if response is not None:
         patch_vary_headers(response, ("Cookie",))
-        # A new one, for the old would keep its attributes, and quote some ids.
-        morsel = _Partitioned() if cookie.partitioned else Morsel[str]()
-        morsel.set(cookie.name, value, value)
-        morsel.update(
-            {name.lower(): given for name, given in attributes.items() if name != "Partitioned"}
-        )
-        response.cookies[cookie.name] = morsel
-    return "; ".join(
-        [f"{cookie.name}={value}"]
-        + [name if given is True else f"{name}={given}" for name, given in attributes.items()]
-    )
+        response.cookies[cookie.name] = rendered
+    return rendered.as_text()
 
 
-def _cleared(cookie: Cookie, response: HttpResponseBase | None) -> str:
-    return _sent(replace(cookie, max_age=None, expires=_EPOCH), "", response)
-
-
-class _Partitioned(Morsel[str]):
-    """A cookie with an attribute that the standard library knows since Python 3.14."""
-
-    def OutputString(self, attrs: Any = None) -> str:  # noqa: N802
-        return f"{super().OutputString(attrs)}; Partitioned"
+def _clear_cookie(cookie: Cookie, response: HttpResponseBase | None) -> str:
+    return _set_cookie(replace(cookie, max_age=None, expires=_EPOCH), "", response)

@@ -21,17 +21,18 @@ from django.contrib.sessions.backends.base import UpdateError
 from django.db import connections
 
 from django_strategy_sessions import records
-from django_strategy_sessions.conf import get_strategy
 from django_strategy_sessions.engine import SessionStore
+from django_strategy_sessions.steps import arun, run
+from django_strategy_sessions.strategies import get_strategy
 from django_strategy_sessions.strategies.base import (
     Stored,
     StrategyUnavailable,
-    arun,
+    Texts,
     reconcile,
-    run,
 )
-from django_strategy_sessions.strategies.postgres import _INSERT, PostgresStrategy
-from django_strategy_sessions.strategies.redis import RedisStrategy, _sealed
+from django_strategy_sessions.strategies.postgres import _INSERT, PostgresStrategy, _values
+from django_strategy_sessions.strategies.redis import RedisStrategy, _value
+from django_strategy_sessions.strategies.sealed import Held
 
 from .servers import postgres_url
 
@@ -208,35 +209,43 @@ def serve():
 class Overwriting:
     """Saves all that the request holds, over whatever is there by now, or is there no more."""
 
-    def _replace_steps(self, stored, data, expires, rotating):
-        data, expires = reconcile(stored, data, expires, stored)
+    def _save(self, stored, texts, expires, rotating):
+        texts, expires = reconcile(stored, texts, expires, stored)
         if rotating:
-            yield "delete_data", stored.session_id
-            return (yield "insert", data, expires)
-        yield self.put(stored.session_id, data, expires)
-        return Stored(stored.session_id, data, expires, stored.created)
+            yield from self._delete(stored.session_id)
+            return (yield from self._insert(texts, expires))
+        key = records.hashed(stored.session_id)
+        row = self._seal(key, texts, expires, stored.created)
+        yield "put", key, row
+        return Stored(stored.session_id, texts, expires, stored.created, Held(key, row))
 
 
 class OverwritingPostgres(Overwriting, PostgresStrategy):
-    def put(self, session_id, data, expires):
-        upsert = _INSERT.replace("DO NOTHING", "DO UPDATE SET data = excluded.data")
-        record, ends = records.seal(session_id, data), expires.isoformat()
-        return "_fetch", upsert, records.hashed(session_id), record, ends, None, ends
+    UPSERT = _INSERT.replace("DO NOTHING", "DO UPDATE SET data = excluded.data")
+
+    def put(self, key, row):
+        self.connections.fetch(self.UPSERT, key, *_values(row))
+
+    async def aput(self, key, row):
+        await self.connections.afetch(self.UPSERT, key, *_values(row))
 
 
 class OverwritingRedis(Overwriting, RedisStrategy):
-    def put(self, session_id, data, expires):
-        return "_execute", "SET", *self._written(_sealed(session_id, data, expires, None))
+    def put(self, key, row):
+        self.clients.write("SET", self.prefix + key, *_value(row))
+
+    async def aput(self, key, row):
+        await self.clients.awrite("SET", self.prefix + key, *_value(row))
 
 
 class Piecemeal:
     """Saves rightly, but each name by itself."""
 
-    def _replace_steps(self, stored, data, expires, rotating):
-        for name, value in data.items():
+    def _save(self, stored, texts, expires, rotating):
+        for name, text in texts.items():
             if stored is not None:
-                change = {**stored.data, name: value}
-                stored = yield from super()._replace_steps(stored, change, expires, rotating)
+                change = Texts({**stored.texts, name: text})
+                stored = yield from super()._save(stored, change, expires, rotating)
         return stored
 
 

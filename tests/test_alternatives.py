@@ -17,7 +17,7 @@ from django.urls import path
 from django_redis import get_redis_connection
 from redis.connection import AbstractConnection, Connection
 
-from django_strategy_sessions.conf import get_strategy
+from django_strategy_sessions.strategies import get_strategy
 
 from .conftest import DJANGOS, OURS, POSTGRES, REDIS
 from .servers import free_port
@@ -90,8 +90,9 @@ def client():
 def take_away(column, monkeypatch):
     """Let nobody connect to the servers any more."""
     database = connections["postgres"]
-    clients = [get_redis_connection("sessions"), getattr(get_strategy(), "client", None)]
-    pools = [client.connection_pool for client in clients if client]
+    pools = [get_redis_connection("sessions").connection_pool]
+    if clients := getattr(get_strategy(), "clients", None):
+        pools.append(clients._servers().find("").connection_pool)
 
     def take_away():
         database.close()

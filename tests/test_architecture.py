@@ -26,9 +26,19 @@ IMPORTS = {
     # the stores
     "strategies.memory": {BASE, "records"},
     "strategies.database": {BASE, "records", "models"},
-    "strategies.native": {BASE},
-    "strategies.postgres": {BASE, "records", "models", "strategies.database", "strategies.native"},
-    "strategies.redis": {BASE, "records", "strategies.native"},
+    "strategies.loops": set(),
+    "strategies.native": {BASE, "strategies.loops"},
+    "strategies.postgres": {
+        BASE,
+        "records",
+        "models",
+        "strategies.database",
+        "strategies.loops",
+        "strategies.native",
+    },
+    "strategies.redis": {BASE, "records", "strategies.native", "strategies.redis_clients"},
+    "strategies.redis_clients": {BASE, "steps", "strategies.loops"},
+    "steps": set(),
     BASE: set(),
     # what both sides need
     "conf": {BASE},  # and by its dotted path the strategy of the project
@@ -50,10 +60,10 @@ IMPORTS = {
     "management.commands": set(),
 }
 OUTSIDE = {
-    "asgiref": {BASE, "strategies.native", "middleware", "storage", "testing"},
-    "django_redis": {"strategies.redis"},
+    "asgiref": {BASE, "strategies.loops", "strategies.native", "middleware", "storage", "testing"},
+    "django_redis": {"strategies.redis_clients"},
     "psycopg": {"strategies.postgres"},
-    "redis": {"strategies.redis"},
+    "redis": {"strategies.redis_clients"},
     "tqdm": {"management.commands.clearexpiredsessions"},
     "typing_extensions": {"storage"},
 }

@@ -10,7 +10,7 @@ import pytest
 from django.core.checks import run_checks
 from django.core.exceptions import ImproperlyConfigured
 
-from django_strategy_sessions.conf import get_strategy
+from django_strategy_sessions.strategies import get_strategy
 from django_strategy_sessions.strategies.base import SessionStrategy
 
 from .conftest import DATABASE, MEMORY, REDIS

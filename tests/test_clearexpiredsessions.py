@@ -22,8 +22,8 @@ from django.db import connection, connections
 from django.db.models.signals import post_delete
 from django.db.utils import OperationalError
 
-from django_strategy_sessions.conf import get_strategy
 from django_strategy_sessions.models import StoredSession
+from django_strategy_sessions.strategies import get_strategy
 from django_strategy_sessions.strategies.base import SessionStrategy, StrategyUnavailable
 from django_strategy_sessions.strategies.memory import MemoryStrategy
 

@@ -79,9 +79,7 @@ class TestRedisStrategy(AtomicStrategyContract):
     def make_unavailable_strategy(self):
         refusing = {**settings.CACHES["sessions"], "LOCATION": f"redis://127.0.0.1:{free_port()}"}
         with override_settings(CACHES={"sessions": refusing}):
-            strategy = RedisStrategy("sessions")
-            strategy.client  # noqa: B018  (made now, by these settings)
-            return strategy
+            return RedisStrategy("sessions")
 
 
 class TestRedisStrategyInEventLoops(InEventLoops, TestRedisStrategy):

@@ -14,6 +14,7 @@ from django_strategy_sessions.strategies.base import (
     SessionStrategy,
     Stored,
     StrategyUnavailable,
+    as_texts,
     reconcile,
 )
 from django_strategy_sessions.strategies.memory import MemoryStrategy
@@ -170,13 +171,13 @@ class HidesTheCause(Unreachable):
 class LosesConcurrentNames(DictStrategy):
     def merge(self, stored, data, expires):
         kept = self.update_data(stored.session_id, data, expires)
-        return Stored(stored.session_id, data, expires) if kept else None
+        return Stored(stored.session_id, as_texts(data), expires) if kept else None
 
 
 class LeavesTheOldIdAlive(DictStrategy):
     def rotate(self, stored, data, expires):
         current = self.load(stored.session_id)
-        return current and self.insert(*reconcile(stored, data, expires, current))
+        return current and self.insert(*reconcile(stored, as_texts(data), expires, current))
 
 
 class RotatesWhatIsGone(DictStrategy):
@@ -210,25 +211,27 @@ FOUR_VERBS = [
 class WithoutLock(MemoryStrategy):
     """Each verb right by itself, and none of them one step: what races find."""
 
-    def merge(self, stored, data, expires):
-        current = self.load(stored.session_id)
+    def swap(self, key, held, row):
+        if not self._holds(key, held):
+            return False
         time.sleep(0.001)  # lets another thread in
-        return current and self._write(current, *reconcile(stored, data, expires, current))
+        self._rows[key] = row
+        return True
 
 
 class RotatesTwice(MemoryStrategy):
-    def rotate(self, stored, data, expires):
-        current = self.load(stored.session_id)
-        if current is None:
-            return None
+    def move(self, key, held, marker, new_key, row):
+        if not self._holds(key, held):
+            return False
         time.sleep(0.001)
-        self.delete_data(stored.session_id)
-        return self._insert(*reconcile(stored, data, expires, current), current.created)
+        self._rows.update({key: marker, new_key: row})
+        return True
 
 
 class OverwritesOnCollision(MemoryStrategy):
-    def insert(self, data, expires):
-        return self._write(Stored(records.new_id(), data), data, expires)
+    def add(self, key, row):
+        self._rows[key] = row
+        return True
 
 
 class UnlockedCleanup(MemoryStrategy):

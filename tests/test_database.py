@@ -13,10 +13,9 @@ from django.db import DatabaseError, IntegrityError, OperationalError, connectio
 from django.test import Client
 
 from django_strategy_sessions import records
-from django_strategy_sessions.conf import make_strategy
 from django_strategy_sessions.engine import SessionStore
 from django_strategy_sessions.models import StoredSession
-from django_strategy_sessions.strategies import database
+from django_strategy_sessions.strategies import database, make_strategy
 from django_strategy_sessions.strategies.base import StrategyUnavailable
 from django_strategy_sessions.strategies.database import DatabaseStrategy
 

@@ -167,12 +167,15 @@ def test_an_ended_session_is_not_made_again_by_reading(
     assert not deleted or response.cookies["sessionid"].value == ""
 
 
-def test_saving_on_every_request_writes_only_when_the_step_moves(client, calls, settings):
+def test_saving_on_every_request_writes_only_when_the_step_moves(
+    client, calls, settings, middleware
+):
     settings.SESSION_SAVE_EVERY_REQUEST = True
     client.get("/write/?name=1")
     calls.clear()
     response = client.get("/untouched/")
-    assert calls == ["load"]
+    # Django's middleware looks whether there is a session before the save does.
+    assert calls == ["load"] * (1 if middleware == OURS else 2)
     assert response.cookies["sessionid"].value == key(client)
     anonymous = Client()
     anonymous.get("/untouched/")
@@ -196,8 +199,7 @@ def test_login_and_logout(client, user, calls, middleware):
     assert SessionStore(before).get("name") is None
     calls.clear()
     client.get("/logout/")
-    once_more = middleware == OURS  # for the view's transaction may have undone it
-    assert [verb for verb in calls if verb != "load"] == ["delete_data"] * (1 + once_more)
+    assert [verb for verb in calls if verb != "load"] == ["end"]
     assert key(client) == ""
     assert SessionStore(after).get("_auth_user_id") is None
     assert client.get("/whoami/").content == b""

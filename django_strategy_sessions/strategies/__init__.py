@@ -1,1 +1,77 @@
-"""Where sessions are kept: the contract in ``base``, and one module for each store."""
+"""Which strategy keeps the project's sessions: ``SESSION_STRATEGY``, read when first needed."""
+
+from __future__ import annotations
+
+from functools import cache
+from inspect import signature
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import setting_changed
+from django.utils.module_loading import import_string
+
+from ..conf import conf
+from .base import SessionStrategy
+
+
+@cache
+def get_strategy() -> SessionStrategy:
+    """The one instance that serves every thread and event loop of this process.
+
+    Raises `ImproperlyConfigured`, chained to its cause.
+    """
+    strategy = make_strategy(conf.SESSION_STRATEGY)
+    require_created(strategy)
+    return strategy
+
+
+def make_strategy(setting: Any, where: str = "SESSION_STRATEGY") -> SessionStrategy:
+    """A strategy from a dotted path, or from ``{"BACKEND": path, "OPTIONS": {...}}``."""
+    given = {"BACKEND": setting} if isinstance(setting, str) else setting
+    if not isinstance(given, dict) or not isinstance(given.get("BACKEND"), str):
+        raise ImproperlyConfigured(
+            f'{where} needs a dotted path or {{"BACKEND": "dotted.path", "OPTIONS": {{}}}}.'
+        )
+    if unknown := given.keys() - {"BACKEND", "OPTIONS"}:
+        raise ImproperlyConfigured(
+            f"{where} got unknown keys: {', '.join(sorted(map(str, unknown)))}."
+        )
+    path, options = given["BACKEND"], given.get("OPTIONS", {})
+    if not isinstance(options, dict):
+        raise ImproperlyConfigured(f"{where}: OPTIONS must be a dict.")
+    try:
+        backend = import_string(path)
+    except ImportError as error:
+        raise ImproperlyConfigured(f"{where}: {path!r} cannot be imported.") from error
+    if not (isinstance(backend, type) and issubclass(backend, SessionStrategy)):
+        raise ImproperlyConfigured(f"{where}: {path!r} is not a subclass of SessionStrategy.")
+    try:
+        signature(backend).bind(**options)
+    except TypeError as error:
+        raise ImproperlyConfigured(
+            f"{where}: {path!r} does not take these OPTIONS: {error}."
+        ) from error
+    try:
+        strategy: SessionStrategy = backend(**options)
+    except ImproperlyConfigured:
+        raise
+    except Exception as error:
+        raise ImproperlyConfigured(f"{where}: {path!r} refuses its OPTIONS: {error}") from error
+    return strategy
+
+
+def require_created(strategy: SessionStrategy) -> None:
+    """Refuse one that could not keep ``SESSION_ABSOLUTE_AGE``."""
+    if conf.SESSION_ABSOLUTE_AGE and not strategy.keeps_created:
+        raise ImproperlyConfigured(
+            "SESSION_ABSOLUTE_AGE needs a strategy that keeps `created`:"
+            f" {type(strategy).__name__} does not."
+        )
+
+
+def _forget(*, setting: str, **kwargs: Any) -> None:
+    if setting in {"SESSION_STRATEGY", "SESSION_ABSOLUTE_AGE", "DATABASES", "CACHES"}:
+        get_strategy.cache_clear()
+
+
+setting_changed.connect(_forget)

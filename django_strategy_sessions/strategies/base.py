@@ -26,14 +26,15 @@ engine can keep its sessions in your store::
             self.records.pop(session_id, None)
 
 Prove it with ``testing.StrategyContract``. The engine itself calls ``load``, ``insert``, ``merge``,
-``rotate`` and ``delete_data``. Their defaults, built on the four verbs, are right for one writer at
-a time; override them to be atomic and fast, and prove that with ``testing.AtomicStrategyContract``.
+``rotate``, ``end`` and ``delete_data``. Their defaults are built on the four verbs and are right
+for one writer at a time. To be right for several, write the five verbs of
+``strategies.sealed.SealedStrategy`` instead and prove them with ``testing.AtomicStrategyContract``.
 
 What every strategy promises:
 
 - Absence is an answer: ``None`` or ``False``. A store that cannot answer raises
-  ``StrategyUnavailable``, chained to its cause. ``None`` never means "I could not tell", for the
-  engine would log the visitor out. Only operational failures of the driver become
+  ``StrategyUnavailable``, chained to its cause. ``None`` never means "I could not tell", because
+  the engine would log the visitor out. Only operational failures of the driver become
   ``StrategyUnavailable``; a missing table or a broken transaction surfaces as itself.
 - Missing and expired are the same thing. A session ends at ``expires``, not a moment later.
 - After ``delete_data`` has returned, nothing brings that id back: no late update, merge, rotation.
@@ -45,17 +46,16 @@ What every strategy promises:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cache
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple
 
 from asgiref.sync import sync_to_async
-from django.conf import settings
 from django.core.checks import CheckMessage
-from django.core.signals import setting_changed
-from django.utils.module_loading import import_string
+
+from ..steps import Steps, arun, call, run
+from ..values import Data, Text, Texts, decode, decode_all, encode, encode_all, is_flash, same
 
 __all__ = [
     "Answers",
@@ -64,21 +64,15 @@ __all__ = [
     "SessionStrategy",
     "Stored",
     "StrategyUnavailable",
-    "flash_name",
-    "is_flash",
+    "Texts",
+    "as_texts",
+    "brings_user",
     "reconcile",
-    "same",
 ]
 
-Data = dict[str, Any]
-T = TypeVar("T")
-
-# A rule written once for sync and async code: a generator that yields calls, (verb, *arguments),
-# and is sent their results. `run` and `arun` carry it out.
-Steps = Generator[tuple[Any, ...], Any, T]
-
-# After so many conflicts a strategy of ours takes a lock, or begins to pause between attempts.
-CONFLICTS = 8
+USER_PREFIX = "_auth_user_"  # django.contrib.auth's names
+USER = f"{USER_PREFIX}id"
+EXPIRY = "_session_expiry"  # set_expiry()'s
 
 
 class StrategyUnavailable(Exception):
@@ -86,7 +80,7 @@ class StrategyUnavailable(Exception):
 
 
 class Answers:
-    """``with answers:`` makes ``StrategyUnavailable`` of those errors that `is_outage`."""
+    """``with answers:`` turns the errors that `is_outage` names into ``StrategyUnavailable``."""
 
     def __init__(self, is_outage: Callable[[BaseException], bool], message: str) -> None:
         self._is_outage, self._message = is_outage, message
@@ -104,21 +98,31 @@ class Stored:
     """What a store held at one moment. Its ``repr``, which error reports show, has no secrets."""
 
     session_id: str = field(repr=False)
-    data: Data = field(repr=False)  # as loaded; the engine never changes it
+    texts: Mapping[str, Any] = field(repr=False)  # as loaded; the engine never changes them
     expires: datetime | None = None  # None: the strategy does not say
     created: datetime | None = None
-    # The strategy's own: a version, a mac, the text it came from.
-    token: object = field(default=None, repr=False)
+    token: object = field(default=None, repr=False)  # the strategy's own
+    # The session lives on under an id that this request cannot know: another one has rotated it.
+    followed: bool = False
+
+    @property
+    def data(self) -> Data:
+        """The values: a new dict at each look."""
+        return decode_all(self.texts)
 
 
 class Apply(NamedTuple):
-    """A value that `merge` and `rotate` compute from the stored one (or a default) as they write.
+    """In place of a text: a value that `merge` and `rotate` compute from the stored one (or a
+    default) as they write.
 
     `function` gets a copy and may run more than once.
     """
 
     function: Callable[[Any], Any]
     default: Any = None
+
+    def __repr__(self) -> str:
+        return "<Apply>"  # error reports show it
 
 
 class SessionStrategy:
@@ -150,26 +154,37 @@ class SessionStrategy:
         raise NotImplementedError(f"{type(self).__name__} must define delete_data()")
 
     # -- what the engine calls --------------------------------------------------------------------
+    # It gives data as `values.Texts`, one text per name; a plain dict of values will do too.
 
     def load(self, session_id: str) -> Stored | None:
         return run(self, _load(session_id))
 
-    def insert(self, data: Data, expires: datetime) -> Stored:
-        return run(self, _insert(data, expires))
+    def insert(self, data: Data | Texts, expires: datetime) -> Stored:
+        return run(self, _insert(as_texts(data), expires))
 
-    def merge(self, stored: Stored, data: Data, expires: datetime) -> Stored | None:
-        """Write `data`, which was made out of ``stored.data``; return ``None`` if it is gone.
+    def merge(self, stored: Stored, data: Data | Texts, expires: datetime) -> Stored | None:
+        """Write `data`, which was made out of what is `stored`; return ``None`` if it is gone.
 
-        Where the store still holds ``stored`` (its token says so), write `data`. Where it holds
-        something else by now, write what `reconcile` makes of both, and repeat if even that has
-        changed meanwhile. It has to end: by a lock, or by ``StrategyUnavailable``.
+        Where the store still holds ``stored``, write `data`. Where it holds something else by now,
+        write what `reconcile` makes of both, and repeat if even that has changed meanwhile.
+        It has to end: by a lock, or by ``StrategyUnavailable``.
         If only the expiry moves, do not rewrite the data.
         """
-        return run(self, _merge(stored, data, expires))
+        return run(self, _merge(stored, as_texts(data), expires))
 
-    def rotate(self, stored: Stored, data: Data, expires: datetime) -> Stored | None:
+    def rotate(self, stored: Stored, data: Data | Texts, expires: datetime) -> Stored | None:
         """`merge`, under a new id; afterwards the old one is dead (ASVS 7.2.4)."""
-        return run(self, _rotate(stored, data, expires))
+        return run(self, _rotate(stored, as_texts(data), expires))
+
+    def end(self, stored: Stored) -> None:
+        """`delete_data`, of a session that this request has loaded: also where another request
+        has rotated it since, if the strategy can tell."""
+        self.delete_data(stored.session_id)
+
+    def is_undone(self) -> Callable[[], bool] | None:
+        """Asked after a write: what tells later whether a transaction has taken it back, or
+        ``None`` if that cannot happen."""
+        return None
 
     def clear_expired(self, batch_size: int) -> Iterator[int]:
         """Delete expired sessions, `batch_size` in a transaction; yield the count of each."""
@@ -180,11 +195,11 @@ class SessionStrategy:
         raise NotImplementedError(f"{type(self).__name__} does not define count_expired()")
 
     def check(self) -> Iterable[CheckMessage]:
-        """What ``manage.py check`` should say of how the strategy is set up."""
+        """What ``manage.py check`` should say about how the strategy is set up."""
         return ()
 
     # -- the same for async code ------------------------------------------------------------------
-    # By default the sync verb in a thread. `aload` and its like run the author's `load` in a thread
+    # By default the sync verb in a thread. `aload` and the like run the author's `load` in a thread
     # where there is one, and else the default over the author's `a` twins.
 
     async def acreate_data(self, data: Data, expires: datetime) -> str:
@@ -204,20 +219,26 @@ class SessionStrategy:
             return await sync_to_async(self.load)(session_id)
         return await arun(self, _load(session_id))
 
-    async def ainsert(self, data: Data, expires: datetime) -> Stored:
+    async def ainsert(self, data: Data | Texts, expires: datetime) -> Stored:
         if type(self).insert is not SessionStrategy.insert:
             return await sync_to_async(self.insert)(data, expires)
-        return await arun(self, _insert(data, expires))
+        return await arun(self, _insert(as_texts(data), expires))
 
-    async def amerge(self, stored: Stored, data: Data, expires: datetime) -> Stored | None:
+    async def amerge(self, stored: Stored, data: Data | Texts, expires: datetime) -> Stored | None:
         if type(self).merge is not SessionStrategy.merge:
             return await sync_to_async(self.merge)(stored, data, expires)
-        return await arun(self, _merge(stored, data, expires))
+        return await arun(self, _merge(stored, as_texts(data), expires))
 
-    async def arotate(self, stored: Stored, data: Data, expires: datetime) -> Stored | None:
+    async def arotate(self, stored: Stored, data: Data | Texts, expires: datetime) -> Stored | None:
         if type(self).rotate is not SessionStrategy.rotate:
             return await sync_to_async(self.rotate)(stored, data, expires)
-        return await arun(self, _rotate(stored, data, expires))
+        return await arun(self, _rotate(stored, as_texts(data), expires))
+
+    async def aend(self, stored: Stored) -> None:
+        await self.adelete_data(stored.session_id)
+
+    async def ais_undone(self) -> Callable[[], bool] | None:
+        return None
 
     async def aclear_expired(self, batch_size: int) -> AsyncIterator[int]:
         counts = self.clear_expired(batch_size)
@@ -232,204 +253,98 @@ class SessionStrategy:
 
 
 def _load(session_id: str) -> Steps[Stored | None]:
-    data = yield "read_data", session_id
+    data: Any = yield from call(SessionStrategy.read_data, session_id)
     if isinstance(data, dict):
-        return Stored(session_id, data)
+        return Stored(session_id, encode_all(data))
     if data:
         raise TypeError(f"read_data() must return a dict or None, not {type(data).__name__}")
     return None
 
 
-def _insert(data: Data, expires: datetime) -> Steps[Stored]:
-    session_id = yield "create_data", data, expires
+def _insert(texts: Texts, expires: datetime) -> Steps[Stored]:
+    session_id: Any = yield from call(SessionStrategy.create_data, decode_all(texts), expires)
     if not isinstance(session_id, str) or not session_id:
         raise TypeError(f"create_data() must return an id (str), not {type(session_id).__name__}")
-    return Stored(session_id, data, expires)
+    return Stored(session_id, texts, expires)
 
 
-def _merge(stored: Stored, data: Data, expires: datetime) -> Steps[Stored | None]:
-    current = yield "load", stored.session_id
+def _merge(stored: Stored, texts: Texts, expires: datetime) -> Steps[Stored | None]:
+    session_id = stored.session_id
+    current = yield from call(SessionStrategy.load, session_id)
     if current is None:
         return None
-    data, expires = reconcile(stored, data, expires, current)
-    kept = yield "update_data", stored.session_id, data, expires
+    texts, expires = reconcile(stored, texts, expires, current)
+    data = decode_all(texts)
+    kept: Any = yield from call(SessionStrategy.update_data, session_id, data, expires)
     if not isinstance(kept, bool):
         raise TypeError("update_data() must return whether the session was there (bool)")
-    return Stored(stored.session_id, data, expires, current.created) if kept else None
+    return Stored(session_id, texts, expires, current.created) if kept else None
 
 
-def _rotate(stored: Stored, data: Data, expires: datetime) -> Steps[Stored | None]:
-    current = yield "load", stored.session_id
+def _rotate(stored: Stored, texts: Texts, expires: datetime) -> Steps[Stored | None]:
+    current = yield from call(SessionStrategy.load, stored.session_id)
     if current is None:
         return None
     # Delete first: a crash between the two ends the session and never doubles it.
-    yield "delete_data", stored.session_id
-    rotated: Stored = yield "insert", *reconcile(stored, data, expires, current)
-    return rotated
+    yield from call(SessionStrategy.delete_data, stored.session_id)
+    merged = reconcile(stored, texts, expires, current)
+    return (yield from call(SessionStrategy.insert, *merged))
+
+
+def as_texts(data: Mapping[str, Any]) -> Texts:
+    """Data as texts, which it may be already. `Apply` stays what it is."""
+    if isinstance(data, Texts):
+        return data
+    applied = {name: value for name, value in data.items() if isinstance(value, Apply)}
+    texts = encode_all({name: value for name, value in data.items() if name not in applied})
+    return Texts({name: applied.get(name) or texts[name] for name in data})
 
 
 # -- the three-way merge --------------------------------------------------------------------------
 
 
 def reconcile(
-    stored: Stored, data: Data, expires: datetime, current: Stored
-) -> tuple[Data, datetime]:
-    """What to write over `current`: the way from ``stored.data`` to `data`, taken from there.
+    stored: Stored, texts: Texts, expires: datetime, current: Stored
+) -> tuple[Texts, datetime]:
+    """What to write over `current`: the changes from ``stored.texts`` to `texts`, made there.
 
-    Names that only one side changed keep that side's value; of a name that both changed, ours, the
-    later, wins; removing a name wins over changing it, except that removing a flash takes only
-    the value that was seen, whoever comes first. A `_session_expiry` that only the other side
-    changed keeps its expiry.
+    Names that only one side changed keep that side's value. Of a name that both changed, ours, the
+    later, wins. Removing a name wins over changing it, except that removing a flash takes only the
+    value that was seen, whoever comes first. A `_session_expiry` that only the other side changed
+    keeps its expiry.
     """
-    ours, base, theirs = data, stored.data, current.data
-    if current is not stored:
-        data = dict(theirs)
-        for name, value in ours.items():
+    ours, base, theirs = texts, stored.texts, current.texts
+    if theirs is not base:
+        texts = Texts(theirs)
+        for name, text in ours.items():
             if (
-                isinstance(value, Apply)
+                isinstance(text, Apply)
                 or name not in base
-                or ((name in theirs or is_flash(name)) and not same(value, base[name]))
+                or ((name in theirs or is_flash(name)) and not same(text, base[name]))
             ):
-                data[name] = value
+                texts[name] = text
         for name in base.keys() - ours.keys():
             if name in theirs and not (is_flash(name) and not same(theirs[name], base[name])):
-                del data[name]
-        was, now = base.get("_session_expiry"), theirs.get("_session_expiry")
-        if current.expires and not same(now, was) and same(ours.get("_session_expiry"), was):
+                del texts[name]
+        was, now = base.get(EXPIRY), theirs.get(EXPIRY)
+        if current.expires and now != was and ours.get(EXPIRY) == was:
             expires = current.expires
-    if Apply in map(type, data.values()):
-        data = {
-            name: copied(value.function(copied(theirs.get(name, value.default))), name)
-            if isinstance(value, Apply)
-            else value
-            for name, value in data.items()
-        }
-    return data, expires
+    if Apply in map(type, texts.values()):
+        texts = Texts(
+            {
+                name: _applied(name, text, theirs.get(name)) if isinstance(text, Apply) else text
+                for name, text in texts.items()
+            }
+        )
+    return texts, expires
 
 
-def flash_name(name: str) -> str:
-    """The name under which a flash is kept (React Router's)."""
-    return f"__flash_{name}__"
+def _applied(name: str, apply: Apply, text: Text | None) -> Text:
+    text = encode(name, apply.default) if text is None else text
+    return encode(name, apply.function(decode(text)))
 
 
-def is_flash(raw: str) -> bool:
-    return raw.startswith("__flash_") and raw.endswith("__")
-
-
-def unflashed(raw: str) -> str:
-    """The name of a flash that is kept under `raw`."""
-    return raw[len("__flash_") : -len("__")]
-
-
-# -- settings, of which a request asks for some many times: Django's way takes longer -------------
-
-
-@cache
-def setting(name: str, default: Any = None) -> Any:
-    return getattr(settings, name, default)
-
-
-def _forget(**kwargs: Any) -> None:
-    setting.cache_clear()
-
-
-setting_changed.connect(_forget)
-
-
-# -- values, as SESSION_SERIALIZER sees them ------------------------------------------------------
-
-# Exact types whose equality is that of their serialized forms, and which nobody can change. Whole
-# numbers too, but for those so long that nothing serializes them.
-_PLAIN = frozenset({str, bool, type(None)})
-_WHOLE = range(-(2**63), 2**63)
-
-
-@cache
-def _imported(path: str) -> Any:
-    return import_string(path)
-
-
-def serializer() -> Any:
-    """A new one of ``SESSION_SERIALIZER``'s."""
-    return _imported(setting("SESSION_SERIALIZER"))()
-
-
-def is_plain(value: object) -> bool:
-    kind = type(value)
-    return kind in _PLAIN or (kind is int and value in _WHOLE)
-
-
-def same(one: object, other: object, name: str = "") -> bool:
-    """Whether two values have one serialized form: 1 and True do not, a list and a tuple do."""
-    if one is other:
-        return True
-    if is_plain(one) and is_plain(other):
-        return type(one) is type(other) and one == other
-    return serialized(one, name) == serialized(other, name)
-
-
-def serialized(value: object, name: str = "") -> bytes:
-    """The serialized form of one value; a TypeError that says which `name` has none."""
-    try:
-        dumped: bytes = serializer().dumps(value)
-    except Exception as error:
-        raise TypeError(
-            f"The session's {name!r} cannot be serialized ({type(value).__name__})."
-        ) from error
-    return dumped
-
-
-def copied(value: Any, name: str = "") -> Any:
-    """The value as it will come back from a store, sharing nothing with the original."""
-    if is_plain(value):
-        return value
-    return serializer().loads(serialized(value, name))
-
-
-def all_copied(values: Data) -> Data:
-    """Each value `copied`, by its name."""
-    result = dict(values)
-    others = {
-        name: value
-        for name, value in values.items()
-        if type(value) not in _PLAIN and not is_plain(value)  # most are strings
-    }
-    if others:
-        try:
-            result |= serializer().loads(serializer().dumps(others))
-        except Exception:  # of one of them, which `copied` names
-            result |= {name: copied(value, name) for name, value in others.items()}
-    return result
-
-
-# -- carrying out steps ---------------------------------------------------------------------------
-
-
-def run(target: object, steps: Steps[T]) -> T:
-    try:
-        verb, *arguments = next(steps)
-        while True:
-            try:
-                result = getattr(target, verb)(*arguments)
-            except Exception as error:
-                verb, *arguments = steps.throw(error)
-            else:
-                verb, *arguments = steps.send(result)
-    except StopIteration as stop:
-        answer: T = stop.value
-        return answer
-
-
-async def arun(target: object, steps: Steps[T]) -> T:
-    try:
-        verb, *arguments = next(steps)
-        while True:
-            try:
-                result = await getattr(target, f"a{verb}")(*arguments)
-            except Exception as error:
-                verb, *arguments = steps.throw(error)
-            else:
-                verb, *arguments = steps.send(result)
-    except StopIteration as stop:
-        answer: T = stop.value
-        return answer
+def brings_user(before: Mapping[str, Any], texts: Mapping[str, Any]) -> bool:
+    """Whether somebody signs in with this change."""
+    user = texts.get(USER)
+    return user is not None and user != before.get(USER)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from django.db import (
     DatabaseError,
+    DataError,
     IntegrityError,
     InterfaceError,
     OperationalError,
@@ -21,116 +23,156 @@ from django.db.models import F, QuerySet
 from django.db.models.functions import Coalesce, Left
 
 from .. import records
+from ..hidden import Hidden
 from ..models import StoredSession
-from .base import CONFLICTS, Answers, Data, SessionStrategy, Stored, StrategyUnavailable, reconcile
+from ..steps import Steps, run
+from .base import Answers, StrategyUnavailable
+from .forks import leave_to_parent
+from .sealed import Row, SealedStrategy, log_damaged
+
+T = TypeVar("T")
 
 # `expires`, but as no index knows it: where a row is looked up by its key and by this, MariaDB must
 # not come to it by the index on `expires`, or writers lock in two orders and deadlock.
 _ENDS = Coalesce("expires", "created")
 
 
-class DatabaseStrategy(SessionStrategy):
+_MAC = Left("data", records.MAC_LENGTH)
+# Whether reads lock: within `in_turn`.
+locking: ContextVar[bool] = ContextVar("locking", default=False)
+
+
+class DatabaseStrategy(SealedStrategy):
     """`using`: an alias in ``DATABASES``; by default, where the router sends the model's writes.
 
     Reads go there too: a replica may not know yet who has logged in, or out.
     """
 
-    atomic = True
-    keeps_created = True
+    conflicts_before_turn = 8
 
     def __init__(self, using: str | None = None) -> None:
         if using is not None and using not in connections:
             raise ValueError(f"There is no database {using!r} in DATABASES.")
         self._using = using
 
-    def create_data(self, data: Data, expires: datetime) -> str:
-        return self.insert(data, expires).session_id
-
-    def read_data(self, session_id: str) -> Data | None:
-        stored = self.load(session_id)
-        return None if stored is None else stored.data
-
-    def update_data(self, session_id: str, data: Data, expires: datetime) -> bool:
-        values = _values(session_id, data, expires)
-        with answers:
-            return self._live(session_id).update(**values) > 0
-
-    def delete_data(self, session_id: str) -> None:
-        with answers:
-            _delete(self._rows(session_id))
-
-    def load(self, session_id: str) -> Stored | None:
-        return self._load(session_id, self._rows(session_id))
-
-    def _load(self, session_id: str, rows: QuerySet[StoredSession]) -> Stored | None:
-        with answers:
-            row = rows.values_list("data", "expires", "created")[:1]
-            found = next(iter(row), None)
+    def get(self, key: str) -> Row | None:
+        rows = self._rows(key).values_list("data", "expires", "created", "owner")
+        if locking.get():
+            # Within a transaction that repeats its reads, MariaDB shows what others have committed
+            # since only to reads that lock.
+            rows = rows.select_for_update()
+        try:
+            with answers:
+                found = next(
+                    iter(rows.values_list("data", "expires", "created", "owner")[:1]), None
+                )
+        except (DataError, ValueError, OverflowError):
+            log_damaged()
+            return None
         if found is None:
             return None
-        record, expires, created = found
-        if expires <= datetime.now(UTC):
-            return None
-        data = records.unseal(session_id, record)
-        return None if data is None else Stored(session_id, data, expires, created, record)
+        record, expires, created, owner = found
+        return Row(Hidden(record), expires, created, owner)
 
-    def insert(self, data: Data, expires: datetime) -> Stored:
-        created = datetime.now(UTC)
-        while True:
-            session_id = records.new_id()
-            values = _values(session_id, data, expires)
-            row = StoredSession(id=records.hashed(session_id), created=created, **values)
+    def add(self, key: str, row: Row) -> bool:
+        try:
+            # A savepoint where a failure would break the caller's transaction, else nothing.
+            with answers, self._transaction(self.connection.in_atomic_block):
+                self._insert_row(key, row)
+        except IntegrityError:
+            if not self._rows(key).exists():
+                raise
+            return False
+        return True
+
+    def swap(self, key: str, held: Row, row: Row) -> bool:
+        values = _values(row)
+        if row.record == held.record:
+            del values["data"], values["owner"]
+        with answers:
+            return self._unchanged(key, held).update(**values) > 0
+
+    def move(self, key: str, held: Row, marker: Row, new_key: str, row: Row) -> bool:
+        with answers, self._transaction(True):
+            if not self._unchanged(key, held).update(**_values(marker)):
+                return False
+            self._insert_row(new_key, row)
+            return True
+
+    def remove(self, key: str) -> bool:
+        # Not a marker: it shows the way to the session that is meant.
+        with answers:
+            return _delete(self._rows(key).alias(mac=_MAC).exclude(mac=records.MOVED)) > 0
+
+    def in_turn(self, key: str, steps: Steps[T]) -> T:
+        with answers, self._transaction(True):
+            # A write is the lock that every database has.
+            self._rows(key).update(expires=F("expires"))
+            token = locking.set(self.connection.features.has_select_for_update)
             try:
-                # A savepoint where a failure would break the caller's transaction, else nothing.
-                with answers, self._transaction(self.connection.in_atomic_block):
-                    row.save(force_insert=True, using=self.alias)
-            except IntegrityError:
-                if not self._rows(session_id).exists():
-                    raise
-            else:
-                return Stored(session_id, data, expires, created, values["data"])
+                return run(self, steps)
+            finally:
+                locking.reset(token)
 
-    def merge(self, stored: Stored, data: Data, expires: datetime) -> Stored | None:
-        return self._replace(stored, data, expires)
+    def is_undone(self) -> Callable[[], bool] | None:
+        connection = self.connection
+        # A test case's own transaction lasts as long as the test.
+        blocks = getattr(connection, "atomic_blocks", [])
+        if all(getattr(block, "_from_testcase", False) for block in blocks):
+            return None
+        committed = False
 
-    def rotate(self, stored: Stored, data: Data, expires: datetime) -> Stored | None:
-        return self._replace(stored, data, expires, new_id=records.new_id())
+        def commit() -> None:
+            nonlocal committed
+            committed = True
+
+        transaction.on_commit(commit, using=self.alias)
+        # A rollback, also one to a savepoint, forgets the functions of what it takes back.
+        return lambda: not (committed or commit in (call[1] for call in connection.run_on_commit))
 
     def clear_expired(self, batch_size: int) -> Iterator[int]:
-        # One parameter is the time.
-        most = self.connection.features.max_query_params or batch_size + 1
-        batch_size = min(batch_size, most - 1)
+        # One parameter is the time, one the lower bound.
+        most = self.connection.features.max_query_params or batch_size + 2
+        batch_size = min(batch_size, most - 2)
+        # Each batch begins where the last one ended. While a long transaction is open elsewhere,
+        # the index keeps an entry for each row that is gone, and a batch that began at the first
+        # would read all of those again.
+        since = None
         while True:
             try:
-                found, count = self._clear_batch(batch_size)
+                until, count = self._clear_batch(batch_size, since)
             except StrategyUnavailable as error:
                 if not _is_deadlock(error.__cause__):
                     raise
                 # Another run is at the same rows and has won. Of this batch nothing is deleted.
             else:
-                if not found:
+                if until is None:
                     return
+                since = until
                 yield count
 
     def count_expired(self) -> int:
         with answers:
             return self._expired().count()
 
-    def _clear_batch(self, batch_size: int) -> tuple[int, int]:
-        """How many rows were found, and how many of them deleted."""
+    def _clear_batch(self, batch_size: int, since: datetime | None) -> tuple[datetime | None, int]:
+        """Until where the batch has come, ``None`` if there was none, and how many are deleted."""
         features = self.connection.features
         # Without row locks a transaction only adds ways to collide with other writers.
         with answers, self._transaction(features.has_select_for_update):
             rows = self._expired().order_by("expires")
+            if since is not None:
+                rows = rows.filter(expires__gte=since)
             if features.has_select_for_update:
                 rows = rows.select_for_update(
                     skip_locked=features.has_select_for_update_skip_locked
                 )
-            batch = list(rows.values_list("pk", flat=True)[:batch_size])
+            batch = list(rows.values_list("pk", "expires")[:batch_size])
+            if not batch:
+                return None, 0
             # Asked once more: one that was renewed meanwhile stays.
-            still = self._all().filter(pk__in=batch).alias(ends=_ENDS)
-            count = _delete(still.filter(ends__lte=datetime.now(UTC))) if batch else 0
-        return len(batch), count
+            still = self._all().filter(pk__in=[key for key, _ in batch]).alias(ends=_ENDS)
+            return batch[-1][1], _delete(still.filter(ends__lte=datetime.now(UTC)))
 
     # -- how ---------------------------------------------------------------------------------------
 
@@ -140,13 +182,16 @@ class DatabaseStrategy(SessionStrategy):
 
     @property
     def connection(self) -> BaseDatabaseWrapper:
-        return connections[self.alias]
+        connection = connections[self.alias]
+        leave_to_parent(connection)
+        return connection
 
-    def _rows(self, session_id: str) -> QuerySet[StoredSession]:
-        return self._all().filter(pk=records.hashed(session_id))
+    def _rows(self, key: str) -> QuerySet[StoredSession]:
+        return self._all().filter(pk=key)
 
-    def _live(self, session_id: str) -> QuerySet[StoredSession]:
-        return self._rows(session_id).alias(ends=_ENDS).filter(ends__gt=datetime.now(UTC))
+    def _unchanged(self, key: str, held: Row) -> QuerySet[StoredSession]:
+        live = self._rows(key).alias(ends=_ENDS, mac=_MAC).filter(ends__gt=datetime.now(UTC))
+        return live.filter(mac=held.mac)
 
     def _expired(self) -> QuerySet[StoredSession]:
         return self._all().filter(expires__lte=datetime.now(UTC))
@@ -154,56 +199,20 @@ class DatabaseStrategy(SessionStrategy):
     def _all(self) -> QuerySet[StoredSession]:
         return StoredSession.objects.using(self.alias)
 
+    def _insert_row(self, key: str, row: Row) -> None:
+        StoredSession(id=key, **_values(row)).save(force_insert=True, using=self.alias)
+
     def _transaction(self, wanted: bool) -> AbstractContextManager[Any]:
         return transaction.atomic(using=self.alias) if wanted else nullcontext()
 
-    def _replace(
-        self, stored: Stored, data: Data, expires: datetime, new_id: str | None = None
-    ) -> Stored | None:
-        current = stored
-        for _ in range(CONFLICTS):
-            wanted = reconcile(stored, data, expires, current)
-            if written := self._swap(current, *wanted, new_id):
-                return written
-            if (reread := self.load(stored.session_id)) is None:
-                return None
-            current = reread
-        with answers, transaction.atomic(using=self.alias):
-            # A write is the lock that every database has. The read has to lock as well: within a
-            # transaction that repeats its reads, MariaDB shows only that what others committed.
-            rows = self._rows(stored.session_id)
-            rows.update(expires=F("expires"))
-            if (reread := self._load(stored.session_id, rows.select_for_update())) is None:
-                return None
-            return self._swap(reread, *reconcile(stored, data, expires, reread), new_id)
 
-    def _swap(
-        self, current: Stored, data: Data, expires: datetime, new_id: str | None
-    ) -> Stored | None:
-        """Compare and set, in one statement; ``None`` if the record is another by now."""
-        session_id, record = current.session_id, str(current.token)
-        if new_id is not None:
-            session_id = new_id
-            values = _values(session_id, data, expires, id=records.hashed(session_id))
-        elif data is current.data and records.is_current(session_id, record):
-            values = {"expires": expires}
-        else:
-            values = _values(session_id, data, expires)
-        unchanged = self._live(current.session_id).alias(mac=Left("data", records.MAC_LENGTH))
-        with answers:
-            if not unchanged.filter(mac=record[: records.MAC_LENGTH]).update(**values):
-                return None
-        return Stored(session_id, data, expires, current.created, values.get("data", record))
-
-
-def owner(data: Data) -> str | None:
-    user = data.get("_auth_user_id")
-    return None if user is None else str(user)
-
-
-def _values(session_id: str, data: Data, expires: datetime, **more: str) -> dict[str, Any]:
-    record = records.seal(session_id, data)
-    return {"data": record, "expires": expires, "owner": owner(data), **more}
+def _values(row: Row) -> dict[str, Any]:
+    return {
+        "data": row.record,
+        "expires": row.expires,
+        "owner": row.owner,
+        "created": row.created,
+    }
 
 
 def _delete(rows: QuerySet[StoredSession]) -> int:

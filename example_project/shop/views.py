@@ -6,7 +6,7 @@ from django.conf import settings
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST
 
-from django_strategy_sessions.conf import get_strategy
+from django_strategy_sessions.strategies import get_strategy
 from django_strategy_sessions.strategies.database import DatabaseStrategy
 
 from .middleware import last_request

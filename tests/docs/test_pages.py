@@ -22,9 +22,9 @@ from django.core.management import get_commands, load_command_class
 
 from .pages import (
     DOCS,
+    INSTALL,
     LANGUAGES,
     PAGES,
-    INSTALL,
     PROJECT,
     PROJECT_TABLE,
     PUBLIC,

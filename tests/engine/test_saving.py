@@ -96,7 +96,7 @@ def test_setting_an_equal_value_writes_nothing(calls):
     session["cart"] = {"items": (1, 2)}  # which is a list once it is stored
     assert session.modified  # a mutator ran: the cookie goes out
     session.save()
-    assert calls == ["load"]
+    assert set(calls) == {"load"}
 
 
 @pytest.mark.parametrize(("old", "new"), [(1, True), (1, 1.0), (0, False), (0.0, -0.0), ("1", 1)])
@@ -226,9 +226,9 @@ def test_a_circular_value_is_refused():
 
 def test_a_name_is_a_string():
     session = SessionStore()
-    session[1] = "one"
-    with pytest.raises(TypeError, match="names are str, not int"):
-        session.save()
+    with pytest.raises(TypeError, match="names are str, not tuple"):
+        session[1, 2] = "pair"
+    assert (1, 2) not in session
     assert session.session_key is None
 
 
@@ -297,7 +297,7 @@ def test_an_outage_is_never_an_absence(strategy, monkeypatch):
     def down(*given):
         raise StrategyUnavailable("down") from OSError()
 
-    for verb in ("load", "insert", "merge", "rotate", "delete_data"):
+    for verb in ("load", "insert", "merge", "rotate", "end", "delete_data"):
         monkeypatch.setattr(strategy, verb, down, raising=False)
     loaded["a"] = 2
     for act in (

@@ -12,7 +12,7 @@ from django.core.management import call_command
 from django.db import connections
 
 from django_strategy_sessions.models import StoredSession
-from django_strategy_sessions.strategies.base import arun, run
+from django_strategy_sessions.steps import arun, run
 from django_strategy_sessions.strategies.postgres import PostgresStrategy
 from django_strategy_sessions.testing import later
 

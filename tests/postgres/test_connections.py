@@ -60,7 +60,7 @@ def test_each_event_loop_has_its_own_connections_and_leaves_none(server, strateg
         stored = await strategy.ainsert({"number": number}, later())
         both.wait(PATIENCE)
         assert (await strategy.aload(stored.session_id)).data == {"number": number}
-        (pid,) = await strategy.a_fetch("SELECT pg_backend_pid()")
+        (pid,) = await strategy.connections.afetch("SELECT pg_backend_pid()")
         both.wait(PATIENCE)
         assert pid in backends()
         return pid
@@ -142,7 +142,7 @@ def test_a_forked_process_has_a_connection_of_its_own(server, strategy):
 
     def visits(number):
         read = [strategy.read_data(stored[number].session_id) for _ in range(50)]
-        return [*strategy._fetch(PID), read]
+        return [*strategy.connections.fetch(PID), read]
 
     with in_child(lambda: visits(1)) as answer:
         mine, read = visits(0)
@@ -179,7 +179,7 @@ def test_a_forked_process_has_a_pool_of_its_own(server):
 def test_a_forked_event_loop_has_connections_of_its_own(server, strategy):
     async def visits(stored):
         read = [await strategy.aread_data(stored.session_id) for _ in range(50)]
-        return [*(await strategy.a_fetch(PID)), read]
+        return [*(await strategy.connections.afetch(PID)), read]
 
     async def main():
         stored = [await strategy.ainsert({"number": number}, later()) for number in range(2)]

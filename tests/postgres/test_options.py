@@ -10,7 +10,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections, transaction
 from psycopg import IsolationLevel
 
-from django_strategy_sessions.conf import make_strategy
+from django_strategy_sessions.strategies import make_strategy
 from django_strategy_sessions.strategies.base import StrategyUnavailable
 from django_strategy_sessions.strategies.postgres import PostgresStrategy
 from django_strategy_sessions.testing import both_ways, later

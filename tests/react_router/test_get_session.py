@@ -131,8 +131,8 @@ def test_56_ours_no_id_of_a_client_reaches_the_store(store, sent):
     assert store.calls == []
 
 
-def test_57_of_two_cookies_of_the_name_the_first_counts(store):
+def test_57_of_two_cookies_of_the_name_the_first_that_verifies_counts(store):
     storage = store.storage()
     cookie = held(storage, a=1)
     assert storage.get_session(f"{cookie}; __session=junk").id == "id1"
-    assert storage.get_session(f"__session=junk; {cookie}").id == ""
+    assert storage.get_session(f"__session=junk; {cookie}").id == "id1"

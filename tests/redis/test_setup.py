@@ -146,7 +146,7 @@ def test_a_password_that_is_renewed_reaches_connections_that_are_kept(server, ma
     strategy = make(server.url, {"CONNECTION_POOL_KWARGS": {"credential_provider": provider}})
     stored = strategy.insert({"a": 1}, later())
     with watched(server) as sent:
-        strategy.client.connection_pool.re_auth_callback(Token())
+        strategy.clients._servers().find("").connection_pool.re_auth_callback(Token())
         assert strategy.load(stored.session_id).data == {"a": 1}
     assert [command.split()[0] for command in sent] == ["AUTH", "GET"]
     execute(server, "ACL", "DELUSER", "ada")

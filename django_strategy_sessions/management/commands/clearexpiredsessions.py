@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from django.core.management.base import BaseCommand, CommandError
 
-from ...conf import get_strategy
+from ...strategies import get_strategy
 from ...strategies.base import StrategyUnavailable
 
 REMAINING = 3  # the exit status of --fail-if-remaining

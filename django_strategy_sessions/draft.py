@@ -1,0 +1,116 @@
+"""The dict that a request works on: texts until somebody asks for the value."""
+
+from __future__ import annotations
+
+from collections.abc import ItemsView, Iterator, Mapping, ValuesView
+from typing import Any
+
+from .values import Data, Text, Texts, decode, text_of_name
+
+_MISSING: Any = object()
+
+
+class Draft(dict[str, Any]):
+    """A session's data. Starts as the stored texts; a value is decoded when it is first asked for.
+
+    Decoding makes a new object, so the stored text stays what it was, and a name that nobody looks
+    at is neither parsed nor serialized again.
+    """
+
+    def __getitem__(self, name: Any) -> Any:
+        value = dict.__getitem__(self, name if type(name) is str else _as_read(name))
+        if type(value) is Text:
+            value = decode(value)
+            dict.__setitem__(self, name if type(name) is str else text_of_name(name), value)
+        return value
+
+    def __setitem__(self, name: Any, value: Any) -> None:
+        dict.__setitem__(self, name if type(name) is str else text_of_name(name), value)
+
+    def __delitem__(self, name: Any) -> None:
+        dict.__delitem__(self, name if type(name) is str else _as_read(name))
+
+    def __contains__(self, name: object) -> bool:
+        try:
+            return dict.__contains__(self, name if type(name) is str else _as_read(name))
+        except KeyError:
+            return False
+
+    def get(self, name: Any, default: Any = None) -> Any:
+        return self[name] if name in self else default  # noqa: SIM401
+
+    def pop(self, name: Any, default: Any = _MISSING) -> Any:
+        if name not in self:
+            if default is _MISSING:
+                raise KeyError(name)
+            return default
+        value = self[name]
+        del self[name]
+        return value
+
+    def popitem(self) -> tuple[str, Any]:
+        name = next(reversed(self.keys()), None)
+        if name is None:
+            raise KeyError("popitem(): the session is empty")
+        return name, self.pop(name)
+
+    def setdefault(self, name: Any, default: Any = None) -> Any:
+        if name not in self:
+            self[name] = default
+        return self[name]
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        for name, value in dict(*args, **kwargs).items():
+            self[name] = value
+
+    def values(self) -> ValuesView[Any]:  # type: ignore[override]  # typeshed: dict_values
+        self._decode_all()
+        return super().values()
+
+    def items(self) -> ItemsView[str, Any]:  # type: ignore[override]  # typeshed: dict_items
+        self._decode_all()
+        return super().items()
+
+    def __iter__(self) -> Iterator[str]:
+        # Defined only because dict(draft) then asks for each value, and does not copy the texts.
+        return super().__iter__()
+
+    def copy(self) -> Data:
+        return dict(self.items())
+
+    def __or__(self, other: Any) -> Any:
+        return self.copy() | other
+
+    def __eq__(self, other: object) -> bool:
+        return self.copy() == other
+
+    __hash__ = None
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} names>"  # error reports show it
+
+    def raw(self) -> Texts:
+        """Names and values as they are: texts, where nobody asked. A copy that is made in one step,
+        because other threads of the request may go on."""
+        raw = Texts()
+        dict.update(raw, dict.copy(self))
+        return raw
+
+    def put(self, name: str, value: Any) -> None:
+        """Set a name, to a text or a value, as the store has it by now."""
+        dict.__setitem__(self, name, value)
+
+    def take_over(self, texts: Mapping[str, Any]) -> None:
+        dict.update(self, texts)
+
+    def _decode_all(self) -> None:
+        for name in list(self):
+            self[name]
+
+
+def _as_read(name: object) -> str:
+    """A name that nobody can have set is not in the session."""
+    try:
+        return text_of_name(name)
+    except TypeError:
+        raise KeyError(name) from None

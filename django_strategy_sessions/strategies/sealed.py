@@ -1,0 +1,384 @@
+"""Strategies that keep sealed rows: every rule about a session at rest, once for all stores.
+
+A store writes five verbs on opaque rows. What is hashed, sealed, compared, merged, retried and
+followed stands here. Each verb may have an `a` twin where the store's client is native to event
+loops; without one, async code runs the sync verbs in a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar, NamedTuple, TypeVar, cast
+
+from asgiref.sync import sync_to_async
+
+from .. import records
+from ..steps import Steps, arun, call, run
+from ..values import decode
+from .base import (
+    USER,
+    Data,
+    SessionStrategy,
+    Stored,
+    StrategyUnavailable,
+    Texts,
+    as_texts,
+    brings_user,
+    reconcile,
+)
+from .loops import within_sync_code
+
+T = TypeVar("T")
+
+_logger = logging.getLogger("django.security.SuspiciousSession")
+
+CONFLICTS = 8  # after so many a save begins to pause between attempts
+PATIENCE = 5.0  # seconds after which a save without a lock gives up
+# For so long a save finds its way from the key that it loaded to the one after a rotation. It is
+# the longest that a request in flight may take.
+FOLLOWED_FOR = timedelta(seconds=60)
+
+
+class Row(NamedTuple):
+    """What a store keeps of a session, and may know."""
+
+    record: str  # see `records`; the first ``records.MAC_LENGTH`` characters are its mac
+    expires: datetime
+    created: datetime
+    owner: str | None = None  # str of the user's primary key
+
+    @property
+    def mac(self) -> str:
+        return self.record[: records.MAC_LENGTH]
+
+    def __repr__(self) -> str:
+        return f"<Row until {self.expires}>"
+
+
+class Held(NamedTuple):
+    """The token of a `Stored`: what the store held, and under which key."""
+
+    key: str
+    row: Row
+
+
+def log_damaged() -> None:
+    """For a row that no strategy of ours wrote, as one that ends in the year 10000."""
+    _logger.warning("A damaged session row was treated as no session.")
+
+
+class SealedStrategy(SessionStrategy):
+    atomic = True
+    keeps_created = True
+    # After so many conflicts a save goes on `in_turn`.
+    conflicts_before_turn: ClassVar[int] = 1
+
+    # -- what a store writes ----------------------------------------------------------------------
+
+    def get(self, key: str) -> Row | None:
+        """The row, expired or not; ``None`` if there is none, or if it cannot be one."""
+        raise NotImplementedError(f"{type(self).__name__} must define get()")
+
+    def add(self, key: str, row: Row) -> bool:
+        """Insert, never overwrite. False: the key is taken."""
+        raise NotImplementedError(f"{type(self).__name__} must define add()")
+
+    def swap(self, key: str, held: Row, row: Row) -> bool:
+        """Replace `held`, known by its mac, by `row`, in one step. False: it is another by now.
+
+        Where ``row.record`` is ``held.record``, only the expiry moves.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define swap()")
+
+    def move(self, key: str, held: Row, marker: Row, new_key: str, row: Row) -> bool:
+        """Replace `held` by `marker` and insert `row` under `new_key`, both or none."""
+        raise NotImplementedError(f"{type(self).__name__} must define move()")
+
+    def remove(self, key: str) -> bool:
+        """Delete the row, unless it is a marker. False: there was none."""
+        raise NotImplementedError(f"{type(self).__name__} must define remove()")
+
+    def in_turn(self, key: str, steps: Steps[T]) -> T:
+        """Carry out steps while nobody else can write this key: where a store has a lock."""
+        return run(self, steps)
+
+    def confirm(self, key: str, row: Row) -> None:
+        """Asked of a row that does not unseal. Raise `StrategyUnavailable` if it is not what the
+        store holds, but the reply to another question."""
+
+    def header(self, expires: datetime, created: datetime) -> str:
+        """What is to stand under the seal besides the data: text of one length."""
+        return ""
+
+    header_length: ClassVar[int] = 0
+
+    async def aget(self, key: str) -> Row | None:
+        raise NotImplementedError
+
+    async def aadd(self, key: str, row: Row) -> bool:
+        raise NotImplementedError
+
+    async def aswap(self, key: str, held: Row, row: Row) -> bool:
+        raise NotImplementedError
+
+    async def amove(self, key: str, held: Row, marker: Row, new_key: str, row: Row) -> bool:
+        raise NotImplementedError
+
+    async def aremove(self, key: str) -> bool:
+        raise NotImplementedError
+
+    async def ain_turn(self, key: str, steps: Steps[T]) -> T:
+        return await arun(self, steps)
+
+    async def aconfirm(self, key: str, row: Row) -> None:
+        pass
+
+    def is_native(self) -> bool:
+        """Whether async code calls the `a` twins here and now."""
+        return type(self).aget is not SealedStrategy.aget and not within_sync_code()
+
+    # -- the verbs of the contract -----------------------------------------------------------------
+
+    def create_data(self, data: Data, expires: datetime) -> str:
+        return self.insert(data, expires).session_id
+
+    def read_data(self, session_id: str) -> Data | None:
+        stored = self.load(session_id)
+        return None if stored is None else stored.data
+
+    def update_data(self, session_id: str, data: Data, expires: datetime) -> bool:
+        return run(self, self._update(session_id, as_texts(data), expires))
+
+    def delete_data(self, session_id: str) -> None:
+        run(self, self._delete(session_id))
+
+    def load(self, session_id: str) -> Stored | None:
+        return run(self, self._load(session_id))
+
+    def insert(self, data: Data | Texts, expires: datetime) -> Stored:
+        return run(self, self._insert(as_texts(data), expires))
+
+    def merge(self, stored: Stored, data: Data | Texts, expires: datetime) -> Stored | None:
+        return run(self, self._save(stored, as_texts(data), expires, rotating=False))
+
+    def rotate(self, stored: Stored, data: Data | Texts, expires: datetime) -> Stored | None:
+        return run(self, self._save(stored, as_texts(data), expires, rotating=True))
+
+    def end(self, stored: Stored) -> None:
+        run(self, self._end(stored))
+
+    async def acreate_data(self, data: Data, expires: datetime) -> str:
+        return (await self.ainsert(data, expires)).session_id
+
+    async def aread_data(self, session_id: str) -> Data | None:
+        stored = await self.aload(session_id)
+        return None if stored is None else stored.data
+
+    async def aupdate_data(self, session_id: str, data: Data, expires: datetime) -> bool:
+        return await self._arun(self._update(session_id, as_texts(data), expires))
+
+    async def adelete_data(self, session_id: str) -> None:
+        await self._arun(self._delete(session_id))
+
+    async def aload(self, session_id: str) -> Stored | None:
+        return await self._arun(self._load(session_id))
+
+    async def ainsert(self, data: Data | Texts, expires: datetime) -> Stored:
+        return await self._arun(self._insert(as_texts(data), expires))
+
+    async def amerge(self, stored: Stored, data: Data | Texts, expires: datetime) -> Stored | None:
+        return await self._arun(self._save(stored, as_texts(data), expires, rotating=False))
+
+    async def arotate(self, stored: Stored, data: Data | Texts, expires: datetime) -> Stored | None:
+        return await self._arun(self._save(stored, as_texts(data), expires, rotating=True))
+
+    async def aend(self, stored: Stored) -> None:
+        await self._arun(self._end(stored))
+
+    async def ais_undone(self) -> Callable[[], bool] | None:
+        # Only code that waits in `async_to_sync` can be within a transaction of Django's.
+        return await sync_to_async(self.is_undone)() if within_sync_code() else None
+
+    async def _arun(self, steps: Steps[T]) -> T:
+        if self.is_native():
+            return await arun(self, steps)
+        return await sync_to_async(run)(self, steps)
+
+    # -- the rules ---------------------------------------------------------------------------------
+
+    def _load(self, session_id: str) -> Steps[Stored | None]:
+        key = records.hashed(session_id)
+        row = yield from call(SealedStrategy.get, key)
+        return (yield from self._open(session_id, key, row))
+
+    def _insert(self, texts: Texts, expires: datetime) -> Steps[Stored]:
+        created = datetime.now(UTC)
+        while True:
+            session_id = records.new_id()
+            key = records.hashed(session_id)
+            row = self._seal(key, texts, expires, created)
+            if (yield from call(SealedStrategy.add, key, row)):
+                return Stored(session_id, texts, expires, created, Held(key, row))
+
+    def _update(self, session_id: str, texts: Texts, expires: datetime) -> Steps[bool]:
+        retries = _Retries()
+        while (current := (yield from self._load(session_id))) is not None:
+            if (yield from self._write(current, texts, expires, rotating=False)):
+                return True
+            yield from retries.wait()
+        return False
+
+    def _delete(self, session_id: str) -> Steps[None]:
+        yield from call(SealedStrategy.remove, records.hashed(session_id))
+
+    def _end(self, stored: Stored) -> Steps[None]:
+        key: str | None = _key(stored)
+        while key is not None and not (yield from call(SealedStrategy.remove, key)):
+            key = _followed(key, (yield from call(SealedStrategy.get, key)))
+
+    def _save(
+        self, stored: Stored, texts: Texts, expires: datetime, rotating: bool
+    ) -> Steps[Stored | None]:
+        """`merge`, or `rotate`."""
+        current = stored
+        for conflicts in range(self.conflicts_before_turn):
+            if conflicts or not isinstance(stored.token, Held):
+                reread = yield from self._reread(current, stored, texts, rotating)
+                if reread is None:
+                    return None
+                current = reread
+            wanted = reconcile(stored, texts, expires, current)
+            if written := (yield from self._write(current, *wanted, rotating)):
+                return written
+        in_turn = self._save_in_turn(current, stored, texts, expires, rotating)
+        return (yield from call(SealedStrategy.in_turn, _key(current), in_turn))
+
+    def _save_in_turn(
+        self, current: Stored, stored: Stored, texts: Texts, expires: datetime, rotating: bool
+    ) -> Steps[Stored | None]:
+        retries = _Retries()
+        while True:
+            reread = yield from self._reread(current, stored, texts, rotating)
+            if reread is None:
+                return None
+            current = reread
+            wanted = reconcile(stored, texts, expires, current)
+            if written := (yield from self._write(current, *wanted, rotating)):
+                return written
+            yield from retries.wait()
+
+    def _write(
+        self, current: Stored, texts: Texts, expires: datetime, rotating: bool
+    ) -> Steps[Stored | None]:
+        """Compare and set; ``None`` if the row is another by now."""
+        key, held = cast(Held, current.token)
+        now = datetime.now(UTC)
+        if held.expires <= now:
+            return None
+        # The absolute age counts from signing in, and not from the first visit.
+        created = now if brings_user(current.texts, texts) else held.created
+        session_id = current.session_id
+        if rotating and not current.followed:
+            session_id = records.new_id()
+            new_key = records.hashed(session_id)
+            row = self._seal(new_key, texts, expires, created)
+            marker = Row(records.moved(key, new_key), now + FOLLOWED_FOR, now)
+            written = yield from call(SealedStrategy.move, key, held, marker, new_key, row)
+            key = new_key
+        else:
+            row = self._seal(key, texts, expires, created, held, current.texts)
+            written = yield from call(SealedStrategy.swap, key, held, row)
+        if not written:
+            return None
+        return Stored(session_id, texts, expires, created, Held(key, row), current.followed)
+
+    def _seal(
+        self,
+        key: str,
+        texts: Texts,
+        expires: datetime,
+        created: datetime,
+        held: Row | None = None,
+        held_texts: Mapping[str, Any] | None = None,
+    ) -> Row:
+        header = self.header(expires, created)
+        stays = held is not None and texts == held_texts and not header
+        if held is not None and stays and records.is_current(key, held.record):
+            return held._replace(expires=expires, created=created)
+        owner = texts.get(USER)
+        return Row(
+            records.seal(key, texts, header),
+            expires,
+            created,
+            None if owner is None else str(decode(owner)),
+        )
+
+    def _reread(
+        self, current: Stored, stored: Stored, texts: Texts, rotating: bool
+    ) -> Steps[Stored | None]:
+        """What is there by now. Where another request has rotated the session since this one loaded
+        it, that is under another key."""
+        key, followed = _key(current), current.followed
+        row = yield from call(SealedStrategy.get, key)
+        while row is not None and records.is_moved(row.record):
+            # Somebody who signs in must not do so in a session that others know (ASVS 7.2.4).
+            signs_in = rotating and USER not in stored.texts
+            if signs_in or brings_user(stored.texts, texts):
+                return None
+            if (new_key := _followed(key, row)) is None:
+                return None
+            key, followed = new_key, True
+            row = yield from call(SealedStrategy.get, key)
+        return (yield from self._open(stored.session_id, key, row, followed))
+
+    def _open(
+        self, session_id: str, key: str, row: Row | None, followed: bool = False
+    ) -> Steps[Stored | None]:
+        if row is None or row.expires <= datetime.now(UTC) or records.is_moved(row.record):
+            return None
+        texts = records.unseal(key, row.record, self.header_length)
+        if texts is None:
+            yield from call(SealedStrategy.confirm, key, row)
+            return None
+        return Stored(session_id, texts, row.expires, row.created, Held(key, row), followed)
+
+    def pause(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    async def apause(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+class _Retries:
+    """The pauses of a save that others keep overtaking, which have to end."""
+
+    def __init__(self) -> None:
+        self.conflicts, self.started = 0, time.monotonic()
+
+    def wait(self) -> Steps[None]:
+        self.conflicts += 1
+        if time.monotonic() > self.started + PATIENCE:
+            raise StrategyUnavailable(
+                "Gave up saving: other requests kept changing this session"
+                f" ({self.conflicts} attempts)."
+            )
+        if self.conflicts >= CONFLICTS:
+            seconds = random.uniform(0, 0.002 * self.conflicts)  # noqa: S311
+            yield from call(SealedStrategy.pause, seconds)
+
+
+def _key(stored: Stored) -> str:
+    return stored.token.key if isinstance(stored.token, Held) else records.hashed(stored.session_id)
+
+
+def _followed(key: str, row: Row | None) -> str | None:
+    """The key to which a session has moved, if this is a marker that we made and that still
+    counts."""
+    if row is None or not records.is_moved(row.record) or row.expires <= datetime.now(UTC):
+        return None
+    return records.follow(key, row.record)

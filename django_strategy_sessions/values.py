@@ -1,0 +1,130 @@
+"""Session values as texts: what the package compares, merges and seals.
+
+With Django's ``JSONSerializer`` a text is the value's JSON: ASCII, without raw tabs or newlines.
+Any other ``SESSION_SERIALIZER`` is given ``{name: value}``, because some accept only dicts, and the
+text is its bytes in base64, as a JSON string.
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode, b64encode
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from django.conf import settings
+from django.core.signals import setting_changed
+from django.core.signing import JSONSerializer
+from django.utils.module_loading import import_string
+
+from .hidden import Hidden
+
+Data = dict[str, Any]
+
+
+class Text(Hidden):
+    """One serialized value."""
+
+    __slots__ = ()
+
+
+class Texts(dict[str, Any]):
+    """A session's texts by name."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} texts>"
+
+
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+_decode = json.JSONDecoder().decode
+
+
+@cache
+def serializer() -> Any | None:
+    """What ``SESSION_SERIALIZER`` names; ``None`` for JSON, which needs no detour."""
+    found = import_string(settings.SESSION_SERIALIZER)
+    return None if found is JSONSerializer else found
+
+
+def encode(name: str, value: Any) -> Text:
+    """The text of a value. Raises `TypeError`, which says which name could not be serialized."""
+    other, reason = serializer(), type(value).__name__
+    try:
+        if other is None:
+            return Text(_encode(value))
+        return Text(f'"{b64encode(other().dumps({name: value})).decode()}"')
+    except Exception as error:
+        if other is None:  # whose messages name types, and no values
+            reason = str(error)
+        failed = type(error).__name__
+    del value  # or error reports would show it, as they would the frames of a cause
+    raise TypeError(f"The session's {name!r} cannot be serialized ({failed}: {reason}).")
+
+
+def decode(text: str) -> Any:
+    """The value of a text: a new object at each call."""
+    if (other := serializer()) is None:
+        return _decode(text)
+    (value,) = other().loads(b64decode(text)).values()
+    return value
+
+
+def same(one: str, another: str) -> bool:
+    """Whether two texts hold one value. Where a serializer encrypts, each of its texts differs."""
+    return one == another or (serializer() is not None and _equal(decode(one), decode(another)))
+
+
+def encode_all(data: Mapping[str, Any]) -> Texts:
+    return Texts({name: encode(name, value) for name, value in data.items()})
+
+
+def decode_all(texts: Mapping[str, str]) -> Data:
+    return {name: decode(text) for name, text in texts.items()}
+
+
+def text_of_name(name: object) -> str:
+    """A name as JSON writes it: ``5`` becomes ``"5"``. Raises `TypeError` where JSON has none."""
+    if isinstance(name, str):
+        return name
+    if name is None or isinstance(name, (bool, int, float)):
+        return _encode(name)
+    raise TypeError(f"A session's names are str, not {type(name).__name__}.")
+
+
+# -- flash names: React Router's -------------------------------------------------------------------
+
+
+def flash_name(name: str) -> str:
+    """The name under which a flash is kept."""
+    return f"__flash_{name}__"
+
+
+def is_flash(raw: str) -> bool:
+    return raw.startswith("__flash_") and raw.endswith("__")
+
+
+def unflashed(raw: str) -> str:
+    """The name of a flash that is kept under `raw`."""
+    return raw[len("__flash_") : -len("__")]
+
+
+def _equal(one: Any, another: Any) -> bool:
+    """Equality that tells 1 from True, and one order of names from another."""
+    if type(one) is not type(another):
+        return False
+    if isinstance(one, dict):
+        return list(one) == list(another) and all(_equal(one[name], another[name]) for name in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(another) and all(map(_equal, one, another))
+    return bool(one == another) or (one != one and another != another)
+
+
+def _forget(*, setting: str, **kwargs: Any) -> None:
+    if setting == "SESSION_SERIALIZER":
+        serializer.cache_clear()
+
+
+setting_changed.connect(_forget)
