@@ -1,0 +1,73 @@
+"""Requests that are still running while others happen, on WSGI and on ASGI: a URLconf and `ask`.
+
+What such a request does is told as steps: ``("update", {"a": 1})`` calls a method of its session
+(on ASGI the ``a`` twin), and a function is called with the request, to do what others do meanwhile.
+"""
+
+from __future__ import annotations
+
+from itertools import count
+
+from asgiref.sync import sync_to_async
+from django.http import HttpResponse
+from django.test import AsyncClient
+from django.urls import path
+
+from .conftest import run_in_loop
+from .urls import urlpatterns as pages
+
+LOADED = ("get", "loads it")
+MODIFIED = ("modified",)
+
+_asked = {}
+_numbers = count()
+
+
+def ask(client, *steps, server="wsgi", headers=None):
+    """Make one request with the cookies of `client`, which takes those that are sent back.
+
+    The response has what the session's methods returned, in order, as `seen`.
+    """
+    number, seen = next(_numbers), []
+    _asked[number] = steps, seen
+    if server == "wsgi":
+        response = client.get(f"/do/{number}/", headers=headers)
+    else:
+        twin = AsyncClient(raise_request_exception=False)
+        twin.cookies = client.cookies
+        response = run_in_loop(twin.get(f"/ado/{number}/", headers=headers))
+    response.seen = seen
+    return response
+
+
+def do(request, number):
+    steps, seen = _asked[number]
+    for step in steps:
+        if callable(step):
+            answer = step(request)
+            if isinstance(answer, HttpResponse):
+                return answer
+        elif step == MODIFIED:
+            request.session.modified = True
+        else:
+            verb, *arguments = step
+            seen.append(getattr(request.session, verb)(*arguments))
+    return HttpResponse("done")
+
+
+async def ado(request, number):
+    steps, seen = _asked[number]
+    for step in steps:
+        if callable(step):
+            answer = await sync_to_async(step)(request)
+            if isinstance(answer, HttpResponse):
+                return answer
+        elif step == MODIFIED:
+            request.session.modified = True
+        else:
+            verb, *arguments = step
+            seen.append(await getattr(request.session, f"a{verb}")(*arguments))
+    return HttpResponse("done")
+
+
+urlpatterns = [*pages, path("do/<int:number>/", do), path("ado/<int:number>/", ado)]
