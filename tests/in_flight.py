@@ -1,14 +1,15 @@
 """Requests that are still running while others happen, on WSGI and on ASGI: a URLconf and `ask`.
 
 What such a request does is told as steps: ``("update", {"a": 1})`` calls a method of its session
-(on ASGI the ``a`` twin), and a function is called with the request, to do what others do meanwhile.
+(on ASGI the ``a`` twin), and a function is called with the request: it does what others do
+meanwhile, or answers.
 """
 
 from __future__ import annotations
 
 from itertools import count
 
-from asgiref.sync import sync_to_async
+from asgiref.sync import iscoroutinefunction, sync_to_async
 from django.http import HttpResponse
 from django.test import AsyncClient
 from django.urls import path
@@ -16,7 +17,7 @@ from django.urls import path
 from .conftest import run_in_loop
 from .urls import urlpatterns as pages
 
-LOADED = ("get", "loads it")
+LOADED = ("get", "a name, which loads the session")
 MODIFIED = ("modified",)
 
 _asked = {}
@@ -28,24 +29,34 @@ def ask(client, *steps, server="wsgi", headers=None):
 
     The response has what the session's methods returned, in order, as `seen`.
     """
-    number, seen = next(_numbers), []
-    _asked[number] = steps, seen
-    if server == "wsgi":
-        response = client.get(f"/do/{number}/", headers=headers)
-    else:
-        twin = AsyncClient(raise_request_exception=False)
-        twin.cookies = client.cookies
-        response = run_in_loop(twin.get(f"/ado/{number}/", headers=headers))
+    if server == "asgi":
+        return run_in_loop(aask(client, *steps, headers=headers))
+    number, seen = _next(steps)
+    response = client.get(f"/do/{number}/", headers=headers)
     response.seen = seen
     return response
 
 
+async def aask(client, *steps, headers=None):
+    number, seen = _next(steps)
+    twin = AsyncClient(raise_request_exception=False)
+    twin.cookies = client.cookies
+    response = await twin.get(f"/ado/{number}/", headers=headers)
+    response.seen = seen
+    return response
+
+
+def _next(steps):
+    number, seen = next(_numbers), []
+    _asked[number] = steps, seen
+    return number, seen
+
+
 def do(request, number):
-    steps, seen = _asked[number]
+    steps, seen = _asked.pop(number)
     for step in steps:
         if callable(step):
-            answer = step(request)
-            if isinstance(answer, HttpResponse):
+            if isinstance(answer := step(request), HttpResponse):
                 return answer
         elif step == MODIFIED:
             request.session.modified = True
@@ -56,11 +67,11 @@ def do(request, number):
 
 
 async def ado(request, number):
-    steps, seen = _asked[number]
+    steps, seen = _asked.pop(number)
     for step in steps:
         if callable(step):
-            answer = await sync_to_async(step)(request)
-            if isinstance(answer, HttpResponse):
+            called = step if iscoroutinefunction(step) else sync_to_async(step)
+            if isinstance(answer := await called(request), HttpResponse):
                 return answer
         elif step == MODIFIED:
             request.session.modified = True
