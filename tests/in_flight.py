@@ -39,11 +39,21 @@ def ask(client, *steps, server="wsgi", headers=None):
 
 async def aask(client, *steps, headers=None):
     number, seen = _next(steps)
-    twin = AsyncClient(raise_request_exception=False)
+    twin = Twin(raise_request_exception=False)
     twin.cookies = client.cookies
     response = await twin.get(f"/ado/{number}/", headers=headers)
     response.seen = seen
     return response
+
+
+class Twin(AsyncClient):
+    """Django's sends an empty ``Cookie`` header where it has no cookies: after one that a test
+    gives, it is read as the end of that."""
+
+    def _base_scope(self, **request):
+        scope = super()._base_scope(**request)
+        scope["headers"] = [header for header in scope["headers"] if header != (b"cookie", b"")]
+        return scope
 
 
 def _next(steps):
