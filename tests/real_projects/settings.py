@@ -1,4 +1,7 @@
-"""One site with django-allauth, Django REST framework and Channels in it. Wagtail has its own."""
+"""One site with other projects' packages in it. Wagtail and whole test suites have their own.
+
+What changes every request (middleware, backends) is put in by the tests of the package.
+"""
 
 from ..settings import *  # noqa: F403
 from ..settings import INSTALLED_APPS, MIDDLEWARE
@@ -12,6 +15,9 @@ INSTALLED_APPS = [
     "allauth",
     "allauth.account",
     "allauth.usersessions",
+    "axes",
+    "debug_toolbar",
+    "hijack",
     "rest_framework",
 ]
 MIDDLEWARE = [
@@ -30,3 +36,5 @@ REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["rest_framework.authentication.SessionAuthentication"],
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
 }
+AXES_ENABLED = AXES_VERBOSE = False
+DEBUG_TOOLBAR_CONFIG = {"SHOW_TOOLBAR_CALLBACK": lambda request: True, "IS_RUNNING_TESTS": False}

@@ -17,6 +17,8 @@ class Cart(APIView):
 
 urlpatterns = [
     *suites,
+    path("__debug__/", include("debug_toolbar.urls")),
+    path("hijack/", include("hijack.urls")),
     path("accounts/", include("allauth.urls")),
     path("api/cart/", Cart.as_view()),
     path("api/auth/", include("rest_framework.urls")),
