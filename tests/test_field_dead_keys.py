@@ -197,6 +197,27 @@ def test_a_session_that_ended_after_its_own_rotation_sends_no_cookie(client, mid
     assert "sessionid" not in response.cookies
 
 
+@servers
+def test_only_a_cookie_without_a_write_costs_another_look(
+    client, settings, middleware, calls, server
+):
+    """A request that writes anyway, or sends no cookie, costs what it did."""
+
+    def cost(*steps):
+        calls.clear()
+        assert ask(client, *steps, server=server).status_code == 200
+        return len(calls)
+
+    assert cost() == 0
+    assert cost(LOADED) == 1
+    assert cost(LOADED, ("update", {"a": 1})) == 2
+    assert cost(LOADED, MODIFIED) == 2
+    settings.SESSION_SAVE_EVERY_REQUEST = True
+    assert cost() == 2
+    assert cost(LOADED) == 2
+    assert cost(LOADED, ("update", {"a": 2})) == 2
+
+
 # -- explicit storages -----------------------------------------------------------------------------
 
 
