@@ -11,7 +11,8 @@ from itertools import count
 
 from asgiref.sync import iscoroutinefunction, sync_to_async
 from django.http import HttpResponse
-from django.test import AsyncClient
+from django.test import AsyncClient, Client
+from django.test.client import ClientHandler
 from django.urls import path
 
 from .conftest import run_in_loop
@@ -44,6 +45,17 @@ async def aask(client, *steps, headers=None):
     response = await twin.get(f"/ado/{number}/", headers=headers)
     response.seen = seen
     return response
+
+
+class Browser(Client):
+    """Each request goes by the settings of now. Django's keeps the middleware of its first."""
+
+    def __init__(self):
+        super().__init__(raise_request_exception=False)
+
+    def request(self, **request):
+        self.handler = ClientHandler(enforce_csrf_checks=False)
+        return super().request(**request)
 
 
 class Twin(AsyncClient):

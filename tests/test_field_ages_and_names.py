@@ -9,13 +9,12 @@ import pytest
 import time_machine
 from django.contrib import auth
 from django.contrib.auth import get_user_model
-from django.test import Client
 
 from django_strategy_sessions import create_session_storage
 from django_strategy_sessions.engine import SessionStore
 
 from .conftest import run_in_loop
-from .in_flight import LOADED, ask
+from .in_flight import LOADED, Browser, ask
 
 servers = pytest.mark.parametrize("server", ["wsgi", "asgi"])
 DAY = 24 * 60 * 60
@@ -50,7 +49,7 @@ def ada(strategy):
 @pytest.fixture
 def client(ada, thirty_days, clock):
     """A visitor with a cart, 29 days later."""
-    client = Client()
+    client = Browser()
     client.get("/write/?name=cart")
     clock.shift(timedelta(days=29))
     assert client.get("/read/").json()["value"] == "cart"
@@ -95,7 +94,7 @@ def test_a_rotation_without_a_user_keeps_the_age(client, clock, middleware, serv
 @servers
 def test_a_rotation_of_a_users_session_keeps_the_age(ada, thirty_days, clock, middleware, server):
     """Or a password change every month would keep a session for ever."""
-    client = Client()
+    client = Browser()
     client.get("/login/")
     clock.shift(timedelta(days=29))
     ask(client, LOADED, ("cycle_key",), ("update", {"more": 1}), server=server)
@@ -105,7 +104,7 @@ def test_a_rotation_of_a_users_session_keeps_the_age(ada, thirty_days, clock, mi
 
 
 def test_a_change_of_the_secret_key_keeps_the_age(ada, settings, thirty_days, clock, middleware):
-    client = Client()
+    client = Browser()
     client.get("/login/")
     clock.shift(timedelta(days=29))
     settings.SECRET_KEY_FALLBACKS = [settings.SECRET_KEY]
@@ -119,7 +118,7 @@ def test_a_change_of_the_secret_key_keeps_the_age(ada, settings, thirty_days, cl
 
 @servers
 def test_a_second_login_of_the_same_user_keeps_the_age(ada, thirty_days, clock, middleware, server):
-    client = Client()
+    client = Browser()
     client.get("/login/")
     clock.shift(timedelta(days=29))
 
@@ -283,7 +282,7 @@ def test_a_view_with_such_names_works_as_with_django(strategy, middleware):
     def write(request):
         request.session[5] = "five"
 
-    client = Client()
+    client = Browser()
     ask(client, write)
     response = ask(client, ("get", 5), ("get", "5"))
     assert response.seen == ["five", "five"]

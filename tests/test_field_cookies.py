@@ -7,14 +7,14 @@ from http.cookies import SimpleCookie
 import pytest
 from django.contrib.auth import get_user_model
 from django.http import HttpResponse
-from django.test import Client, RequestFactory
+from django.test import RequestFactory
 
 from django_strategy_sessions import create_session_storage
 from django_strategy_sessions.engine import SessionStore
 from django_strategy_sessions.middleware import SessionMiddleware
 
 from .conftest import OURS, run_in_loop
-from .in_flight import LOADED, MODIFIED, ask
+from .in_flight import LOADED, MODIFIED, Browser, ask
 
 servers = pytest.mark.parametrize("server", ["wsgi", "asgi"])
 colours = pytest.mark.parametrize("colour", ["sync", "async"])
@@ -81,7 +81,7 @@ def both(stale, good, order, name="sessionid"):
 @servers
 def test_the_good_one_of_two_cookies_is_taken_and_none_is_deleted(stale, order, server):
     headers = both(stale, saved(name="good"), order)
-    response = ask(Client(), ("get", "name"), server=server, headers=headers)
+    response = ask(Browser(), ("get", "name"), server=server, headers=headers)
     assert response.seen == ["good"]
     assert "sessionid" not in response.cookies
 
@@ -91,7 +91,7 @@ def test_the_good_one_of_two_cookies_is_taken_and_none_is_deleted(stale, order, 
 def test_a_save_renews_the_good_one_of_two_cookies(stale, order, server):
     good = saved(name="good")
     steps = [("update", {"more": 1})]
-    response = ask(Client(), *steps, server=server, headers=both(stale, good, order))
+    response = ask(Browser(), *steps, server=server, headers=both(stale, good, order))
     assert response.cookies["sessionid"].value == good
     assert dict(SessionStore(good).items()) == {"name": "good", "more": 1}
 
@@ -100,17 +100,17 @@ def test_a_save_renews_the_good_one_of_two_cookies(stale, order, server):
 @servers
 def test_a_page_that_only_asks_for_a_cookie_renews_the_good_one(settings, stale, order, server):
     good = saved(name="good")
-    response = ask(Client(), MODIFIED, server=server, headers=both(stale, good, order))
+    response = ask(Browser(), MODIFIED, server=server, headers=both(stale, good, order))
     assert response.cookies["sessionid"].value == good
     settings.SESSION_SAVE_EVERY_REQUEST = True
-    response = ask(Client(), server=server, headers=both(stale, good, order))
+    response = ask(Browser(), server=server, headers=both(stale, good, order))
     assert response.cookies["sessionid"].value == good
 
 
 @orders
 @servers
 def test_a_user_with_two_cookies_stays_logged_in_and_can_log_out(ada, stale, order, server):
-    client = Client()
+    client = Browser()
     client.force_login(ada)
     good = client.cookies["sessionid"].value
     headers = both(stale, good, order)
@@ -118,11 +118,11 @@ def test_a_user_with_two_cookies_stays_logged_in_and_can_log_out(ada, stale, ord
     def who(request):
         return HttpResponse(request.user.get_username())
 
-    assert ask(Client(), who, server=server, headers=headers).content == b"ada"
-    response = ask(Client(), LOADED, ("flush",), server=server, headers=headers)
+    assert ask(Browser(), who, server=server, headers=headers).content == b"ada"
+    response = ask(Browser(), LOADED, ("flush",), server=server, headers=headers)
     assert response.cookies["sessionid"].value == ""
     assert not SessionStore().exists(good)
-    assert ask(Client(), who, server=server, headers=headers).content == b""
+    assert ask(Browser(), who, server=server, headers=headers).content == b""
 
 
 @orders
@@ -130,7 +130,7 @@ def test_a_user_with_two_cookies_stays_logged_in_and_can_log_out(ada, stale, ord
 def test_a_login_with_two_cookies_keeps_the_cart_and_ends_the_old_key(ada, stale, order, server):
     good = saved(name="cart")
     page = "/login/" if server == "wsgi" else "/alogin/"
-    client = Client()
+    client = Browser()
     response = client.get(page, headers=both(stale, good, order))
     fresh = response.cookies["sessionid"].value
     assert fresh not in {stale, good}
@@ -143,7 +143,7 @@ def test_of_two_sessions_that_are_alive_the_first_is_taken(strategy, server):
     """Browsers send the one with the longer path first (RFC 6265, 5.4)."""
     first, last = saved(name="first"), saved(name="last")
     headers = {"cookie": f"sessionid={first}; csrftoken=x; sessionid={last}"}
-    assert ask(Client(), ("get", "name"), server=server, headers=headers).seen == ["first"]
+    assert ask(Browser(), ("get", "name"), server=server, headers=headers).seen == ["first"]
 
 
 @servers
@@ -151,7 +151,7 @@ def test_a_cookie_that_does_not_verify_is_not_deleted_while_another_verifies(str
     """Though that one's session has ended: a backup may bring it back."""
     for keys in ([ended(), "x"], ["x", ended()]):
         headers = {"cookie": "; ".join(f"sessionid={each}" for each in keys)}
-        response = ask(Client(), ("get", "name"), server=server, headers=headers)
+        response = ask(Browser(), ("get", "name"), server=server, headers=headers)
         assert response.seen == [None]
         assert "sessionid" not in response.cookies
 
@@ -159,7 +159,7 @@ def test_a_cookie_that_does_not_verify_is_not_deleted_while_another_verifies(str
 @servers
 def test_two_cookies_that_do_not_verify_are_deleted(strategy, server):
     headers = {"cookie": "sessionid=x; sessionid=y"}
-    response = ask(Client(), ("get", "name"), server=server, headers=headers)
+    response = ask(Browser(), ("get", "name"), server=server, headers=headers)
     assert response.cookies["sessionid"].value == ""
 
 
@@ -265,7 +265,7 @@ def test_a_key_that_is_no_string_is_an_unknown_key(strategy, colour, kind):
 
 def test_a_request_whose_cookie_is_no_string_is_of_a_visitor(strategy):
     """Some tests put a morsel there, as `response.cookies` has it."""
-    client = Client()
+    client = Browser()
     client.cookies["sessionid"] = saved(name="private")
     request = RequestFactory().get("/")
     request.COOKIES["sessionid"] = client.cookies["sessionid"]
@@ -292,7 +292,7 @@ def renamed(settings):
 
 @servers
 def test_a_new_name_of_the_cookie_logs_nobody_out(ada, renamed, server):
-    client = Client()
+    client = Browser()
     client.force_login(ada)
     client.get("/write/?name=cart")
     old = client.cookies["sessionid"].value
@@ -316,7 +316,7 @@ def test_a_new_name_of_the_cookie_logs_nobody_out(ada, renamed, server):
 
 @servers
 def test_a_write_under_the_old_name_is_answered_under_the_new(strategy, renamed, server):
-    client = Client()
+    client = Browser()
     client.get("/write/?name=cart")
     renamed()
     response = ask(client, ("update", {"more": 1}), server=server)
@@ -326,28 +326,28 @@ def test_a_write_under_the_old_name_is_answered_under_the_new(strategy, renamed,
 
 @servers
 def test_a_login_under_the_old_name_rotates_as_ever(ada, renamed, server):
-    client = Client()
+    client = Browser()
     client.get("/write/?name=cart")
     old = client.cookies["sessionid"].value
     renamed()
     response = client.get("/login/" if server == "wsgi" else "/alogin/")
     assert response.cookies["sessionid"].value == ""
     assert SessionStore(response.cookies[NEW].value)["name"] == "cart"
-    stolen = Client()
+    stolen = Browser()
     stolen.cookies["sessionid"] = old
     assert stolen.get("/read/").json()["value"] is None
 
 
 @servers
 def test_a_logout_under_the_old_name_is_final(ada, renamed, server):
-    client = Client()
+    client = Browser()
     client.force_login(ada)
     old = client.cookies["sessionid"].value
     renamed()
     response = ask(client, LOADED, ("flush",), server=server)
     assert response.cookies["sessionid"].value == ""
     assert NEW not in response.cookies or response.cookies[NEW].value == ""
-    copy = Client()
+    copy = Browser()
     copy.cookies["sessionid"] = old
     assert copy.get("/whoami/").content == b""
 
@@ -358,7 +358,7 @@ def test_the_new_name_wins_over_the_old(strategy, renamed, server):
     renamed()
     new = saved(name="new")
     headers = {"cookie": f"sessionid={old}; {NEW}={new}"}
-    response = ask(Client(), ("get", "name"), server=server, headers=headers)
+    response = ask(Browser(), ("get", "name"), server=server, headers=headers)
     assert response.seen == ["new"]
 
 
@@ -367,13 +367,13 @@ def test_the_old_name_is_taken_where_the_session_of_the_new_has_ended(strategy, 
     old = saved(name="old")
     renamed()
     headers = {"cookie": f"{NEW}={ended()}; sessionid={old}"}
-    response = ask(Client(), ("get", "name"), server=server, headers=headers)
+    response = ask(Browser(), ("get", "name"), server=server, headers=headers)
     assert response.seen == ["old"]
 
 
 @servers
 def test_without_fallbacks_the_old_name_is_nothing_to_us(strategy, settings, renamed, server):
-    client = Client()
+    client = Browser()
     client.get("/write/?name=cart")
     renamed()
     settings.SESSION_COOKIE_NAME_FALLBACKS = []
@@ -383,11 +383,11 @@ def test_without_fallbacks_the_old_name_is_nothing_to_us(strategy, settings, ren
 
 
 def test_a_key_of_the_old_name_is_worth_nothing_under_the_new(strategy, renamed):
-    client = Client()
+    client = Browser()
     client.get("/write/?name=cart")
     old = client.cookies["sessionid"].value
     renamed()
-    moved = Client()
+    moved = Browser()
     moved.cookies[NEW] = old
     assert moved.get("/read/").json()["value"] is None
 
@@ -400,7 +400,7 @@ def test_a_partitioned_cookie_is_set_and_deleted_as_one(strategy, settings, serv
     """A browser deletes it only where the deletion has the attribute, too."""
     settings.SESSION_COOKIE_PARTITIONED = settings.SESSION_COOKIE_SECURE = True
     settings.SESSION_COOKIE_SAMESITE = "None"
-    client = Client()
+    client = Browser()
     response = ask(client, ("update", {"a": 1}), server=server)
     sent = response.cookies["sessionid"].OutputString()
     assert "; partitioned" in sent.lower()
@@ -414,5 +414,5 @@ def test_a_partitioned_cookie_is_set_and_deleted_as_one(strategy, settings, serv
 
 @servers
 def test_a_cookie_is_not_partitioned_unless_it_is_asked_for(strategy, server):
-    response = ask(Client(), ("update", {"a": 1}), server=server)
+    response = ask(Browser(), ("update", {"a": 1}), server=server)
     assert "partitioned" not in response.cookies["sessionid"].OutputString().lower()

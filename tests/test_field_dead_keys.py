@@ -9,13 +9,12 @@ import pytest
 from django.contrib.auth import get_user_model
 from django.contrib.sessions.exceptions import SessionInterrupted
 from django.http import HttpResponse
-from django.test import Client
 
 from django_strategy_sessions import create_session_storage
 from django_strategy_sessions.engine import SessionStore
 
 from .conftest import DJANGOS, OURS, run_in_loop
-from .in_flight import LOADED, MODIFIED, ask
+from .in_flight import LOADED, MODIFIED, Browser, ask
 
 servers = pytest.mark.parametrize("server", ["wsgi", "asgi"])
 
@@ -28,7 +27,7 @@ def site(settings):
 @pytest.fixture
 def client(strategy):
     get_user_model().objects.create_user("ada", password="secret")
-    client = Client(raise_request_exception=False)
+    client = Browser()
     client.get("/write/?name=cart")
     return client
 

@@ -19,7 +19,6 @@ from django.contrib.sessions.exceptions import SessionInterrupted
 from django.core.management import call_command
 from django.db import connections
 from django.http import HttpResponse
-from django.test import Client
 
 from django_strategy_sessions import create_session_storage
 from django_strategy_sessions.conf import get_strategy
@@ -27,7 +26,7 @@ from django_strategy_sessions.engine import SessionStore
 from django_strategy_sessions.models import StoredSession
 
 from .conftest import DATABASE, DJANGOS, OURS, POSTGRES, in_postgres, run_in_loop
-from .in_flight import LOADED, MODIFIED, aask, ask
+from .in_flight import LOADED, MODIFIED, Browser, aask, ask
 
 TIMEOUT = 30  # seconds, for requests that wait for each other
 NEW_SECRET = "a new secret key that is as long as it should be: 0123456789"
@@ -48,7 +47,7 @@ def ada(strategy):
 @pytest.fixture
 def client(ada):
     """A visitor with a cart."""
-    client = Client(raise_request_exception=False)
+    client = Browser()
     client.get("/write/?name=cart")
     return client
 
@@ -58,7 +57,7 @@ def key(client):
 
 
 def with_key(session_key):
-    client = Client(raise_request_exception=False)
+    client = Browser()
     client.cookies["sessionid"] = session_key
     return client
 

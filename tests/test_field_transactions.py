@@ -14,14 +14,13 @@ from django.contrib import auth, messages
 from django.contrib.auth import get_user_model
 from django.db import transaction
 from django.http import HttpResponse
-from django.test import Client
 
 from django_strategy_sessions import create_session_storage
 from django_strategy_sessions.conf import get_strategy
 from django_strategy_sessions.engine import SessionStore
 
 from .conftest import OURS
-from .in_flight import LOADED, ask
+from .in_flight import LOADED, Browser, ask
 
 servers = pytest.mark.parametrize("server", ["wsgi", "asgi"])
 STORAGES = {
@@ -52,7 +51,7 @@ def ada(strategy):
 @pytest.fixture
 def client(ada):
     """A visitor with a cart."""
-    client = Client(raise_request_exception=False)
+    client = Browser()
     client.get("/write/?name=cart")
     return client
 
@@ -157,7 +156,7 @@ def test_a_logout_that_is_rolled_back_is_final_though_the_session_goes_on(
     settings.MESSAGE_STORAGE = STORAGES["django"]
     client.get("/login/")
     ended = key(client)
-    copy = Client()
+    copy = Browser()
     copy.cookies["sessionid"] = ended
 
     def act(request):
@@ -292,7 +291,7 @@ def test_a_login_that_is_rolled_back_puts_no_user_under_the_key_from_before(
     client, middleware, undone, status, server
 ):
     """It may have been planted in the visitor's browser."""
-    planted = Client()
+    planted = Browser()
     planted.cookies["sessionid"] = key(client)
     ask(client, undone(log_in), answer(status), server=server)
     assert planted.get("/whoami/").content == b""
@@ -311,7 +310,7 @@ def test_a_first_session_in_a_block_that_is_rolled_back_is_made_at_the_end(
         request.session["a"] = 1
         request.session.save()
 
-    client = Client(raise_request_exception=False)
+    client = Browser()
     response = ask(client, undone(act), answer(400), server=server)
     assert response.status_code == 400
     assert held(response.cookies["sessionid"].value) == {"a": 1}
