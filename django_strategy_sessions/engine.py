@@ -45,7 +45,8 @@ class SessionStore(SessionBase):
         self.accessed: bool = False
         session_id = _session_id(session_key)
         self._given_ids: list[str] = [] if session_id is None else [session_id]
-        self._state = State(session_id)
+        # Whoever makes a store by a key, as Django's middleware, sends that key with every save.
+        self._state = State(session_id, may_follow=False)
         self._foreign_key: str | None = None
         self._signed: tuple[str | None, str | None] = (None, None)
         # For our middleware: why the store could not answer, and whether this was a logout.
@@ -53,13 +54,14 @@ class SessionStore(SessionBase):
         self.flushed: bool = False
 
     @classmethod
-    def of_cookies(cls, cookies: Iterable[tuple[str, str]]) -> SessionStore:
+    def of_cookies(cls, cookies: Iterable[tuple[str, object]]) -> SessionStore:
         """The session of the first cookie, a name and a value, that verifies and is alive."""
         store = cls()
         ids = (unsign(key, name) for name, key in cookies)
         store._given_ids = [session_id for session_id in ids if session_id is not None]
         if store._given_ids:
             store._state = State(store._given_ids[0], store._given_ids[1:])
+        store._state.may_follow = True
         return store
 
     # -- names: SessionBase's, and flash ----------------------------------------------------------
@@ -426,8 +428,6 @@ class SessionStore(SessionBase):
 
 
 def _session_id(session_key: object) -> str | None:
-    if not isinstance(session_key, str):  # as the Morsel that some tests pass
-        return None
     return unsign(session_key, settings.SESSION_COOKIE_NAME)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from .draft import Draft
 from .steps import Steps, call
 from .strategies.base import USER_PREFIX, Apply, SessionStrategy, Stored, Texts, brings_user
 from .turns import Turn
-from .values import Text, decode, encode, flash_name, same
+from .values import Text, decode, encode, flash_name, same, text_of_name
 
 _LONGEST_STEP = 300.0  # seconds
 
@@ -34,10 +35,17 @@ class State:
     """One session in one request. `session_id` is ``None`` where there is none in the store.
 
     `others`: ids to try if that one is gone, because the client sent several cookies of one name.
+    `may_follow`: whether a save finds its way where another request has rotated the session.
     """
 
-    def __init__(self, session_id: str | None = None, others: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        session_id: str | None = None,
+        others: Sequence[str] = (),
+        may_follow: bool = True,
+    ) -> None:
         self.session_id = session_id
+        self.may_follow = may_follow
         self.others: Sequence[str] = others
         self.stored: Stored | None = None
         self.data: Draft = Draft()
@@ -66,15 +74,19 @@ class State:
 
     # -- flash: kept as `__flash_<name>__`; an ordinary value of the same name wins ---------------
 
-    def flash(self, name: str, value: Any) -> None:
-        self.data[flash_name(name)] = value
+    def flash(self, name: Any, value: Any) -> None:
+        self.data[flash_name(text_of_name(name))] = value
         self._asked = True
 
     def find(self, name: Any) -> str | None:
         """The raw name that answers for `name`, if one does."""
-        if name in self.data:
-            return name  # type: ignore[no-any-return]
-        flash = flash_name(name)
+        try:
+            raw = text_of_name(name)
+        except TypeError:
+            return None
+        if raw in self.data:
+            return raw
+        flash = flash_name(raw)
         return flash if flash in self.data or flash in self.spent else None
 
     def read(self, name: Any) -> Any:
@@ -91,13 +103,16 @@ class State:
     def take(self, name: Any) -> Any:
         """Read, and leave nothing of it."""
         value = self.read(name)
-        if name in self.data:
-            del self.data[name]
-        else:
-            self.spent.pop(self.find(name) or name, None)
+        raw = self.find(name) or name
+        (self.data if raw in self.data else self.spent).pop(raw, None)
         return value
 
     # -- changes -----------------------------------------------------------------------------------
+
+    @property
+    def differs(self) -> bool:
+        """Whether a save would write anything but a later expiry."""
+        return bool(self._texts(self._base) != self._base)
 
     @property
     def modified(self) -> bool:
@@ -148,7 +163,7 @@ class State:
                 end = _absolute_end(stored.created)
                 if end is None or end > datetime.now(UTC):
                     self.others = ()
-                    return stored
+                    return stored if self.may_follow else replace(stored, may_follow=False)
             if not self.others:
                 break
             self.session_id, *self.others = self.others
@@ -216,6 +231,7 @@ class State:
         self, name: str, function: Callable[[Any], Any], default: Any, expires: datetime
     ) -> Steps[bool]:
         """Change one stored name atomically, and nothing else. False: the session is gone."""
+        name = text_of_name(name)
         yield from self.open()
         yield from self.take_back()
         if (stored := (yield from self._found())) is None:
@@ -237,7 +253,7 @@ class State:
     def destroy(self) -> Steps[None]:
         """End the session, now and for good; start over with nothing."""
         yield from self.take_back()
-        yield from self._end()
+        yield from self._end(self.session_id, self.stored)
         self.session_id = self.stored = None
         self.replace_data({})
         self._asked = True
@@ -245,26 +261,34 @@ class State:
     def take_back(self) -> Steps[None]:
         """Go on from what was before, where a transaction has rolled back what was written. A
         logout is final: it is carried out again."""
+        undone: list[_Before] = []
         while self._befores and self._befores[-1].is_undone():
-            before, undone = self._befores.pop(), self.stored
-            now = self.session_id, self.stored
-            self.session_id, self.stored = before.session_id, before.stored
-            if before.ends:
-                yield from self._end()
-                self.session_id, self.stored = now
-                return
+            undone.append(self._befores.pop())
+        ended = False
+        for before in undone:
+            ended = ended or before.ends
+            if ended:
+                # Also under the keys that the session had earlier in the transaction.
+                yield from self._end(before.session_id, before.stored)
+            else:
+                self._restore(before)
+
+    def _restore(self, before: _Before) -> None:
+        undone, moved = self._base, self.session_id != before.session_id
+        self.session_id, self.stored = before.session_id, before.stored
+        if moved:
             # Somebody who signed in within the transaction has not; the user may be gone as well.
             # And no sign-in may end up under a key that is known from before (ASVS 7.2.4).
-            if now[0] != before.session_id:
-                self._undo_sign_in()
-            self._asked, self._seen = False, None
-            for name, value in self.data.raw().items():
-                # What nobody looked at is as the store has it.
-                if type(value) is Text and undone is not None and value == undone.texts.get(name):
-                    if (text := self._base.get(name)) is None:
-                        del self.data[name]
-                    else:
-                        self.data.put(name, text)
+            self._undo_sign_in()
+        self._asked, self._seen = False, None
+        raw = self.data.raw()
+        for name in raw:
+            # What nobody looked at is as the store has it.
+            if type(raw[name]) is Text and raw[name] == undone.get(name):
+                if (text := self._base.get(name)) is None:
+                    del self.data[name]
+                else:
+                    self.data.put(name, text)
 
     def _undo_sign_in(self) -> None:
         if brings_user(self._base, self._texts(self._base)):
@@ -279,19 +303,21 @@ class State:
         """Whether a transaction may have taken back what was written."""
         return bool(self._befores)
 
-    def _end(self) -> Steps[None]:
-        if self.session_id is None:
+    def _end(self, session_id: str | None, stored: Stored | None) -> Steps[None]:
+        if session_id is None:
             return
-        if self.stored is not None:
-            yield from call(SessionStrategy.end, self.stored)
+        if stored is not None:
+            yield from call(SessionStrategy.end, stored)
         else:
-            yield from call(SessionStrategy.delete_data, self.session_id)
-        yield from self._remember(ends=True)
+            yield from call(SessionStrategy.delete_data, session_id)
+        yield from self._remember(session_id, stored, ends=True)
 
-    def _remember(self, ends: bool = False) -> Steps[None]:
+    def _remember(
+        self, session_id: str | None, stored: Stored | None, ends: bool = False
+    ) -> Steps[None]:
         is_undone = yield from call(SessionStrategy.is_undone)
         if is_undone is not None:
-            self._befores.append(_Before(is_undone, self.session_id, self.stored, ends))
+            self._befores.append(_Before(is_undone, session_id, stored, ends))
 
     def _found(self) -> Steps[Stored | None]:
         """What is stored, also where data was put in place without a look at it."""
@@ -303,7 +329,9 @@ class State:
         """Go on from `stored`, which was written in place of `texts`. Where it holds something
         else, because other requests wrote too, and the request has not changed that name since,
         take it over. What the caller holds of all other names stays."""
-        yield from self._remember()
+        yield from self._remember(self.session_id, self.stored)
+        if not self.may_follow:
+            stored = replace(stored, may_follow=False)
         self.stored, self.session_id = stored, stored.session_id
         self._asked = True  # the client's cookie has to follow
         if stored.texts is texts:

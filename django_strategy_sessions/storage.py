@@ -32,7 +32,7 @@ from .state import State, expires_after
 from .steps import Steps, arun, run
 from .strategies import make_strategy, require_created
 from .strategies.base import SessionStrategy
-from .values import flash_name, is_flash, unflashed
+from .values import flash_name, is_flash, text_of_name, unflashed
 
 if sys.version_info >= (3, 13):
     from typing import TypeVar
@@ -187,7 +187,7 @@ class Session(Generic[D, F]):
         if found is None:
             return default
         data = self._state.data
-        return data[name] if found == name else data.pop(found)
+        return data[found] if found == text_of_name(name) else data.pop(found)
 
     def set(self, name: str, value: Any) -> None:
         self._state.data[name] = value
@@ -296,8 +296,9 @@ class SessionStorage(Generic[D, F]):
         `rotate` gives the session a new id, as a login should (ASVS 7.2.4). A new session with
         nothing in it is not stored: its value clears the cookie, yet a `response` is left as it is,
         because another request may have set one. The value is empty, and the response left as it
-        is, where another request has rotated the session meanwhile: what changed is saved, under a
-        key that this request cannot know. Raises `SessionInterrupted`, which Django answers with
+        is, where another request has rotated the session meanwhile (what changed is saved, under a
+        key that this request cannot know), and where nothing changed and the session is gone.
+        Raises `SessionInterrupted`, which Django answers with
         400, if the session was destroyed meanwhile.
         """
         with session._state.turn:
@@ -359,7 +360,10 @@ class SessionStorage(Generic[D, F]):
         else:
             age = settings.SESSION_COOKIE_AGE if cookie.max_age is None else cookie.max_age
             expires = expires_after(age)
+        differs = rotate or state.differs
         if not (yield from state.rotate(expires) if rotate else state.commit(expires, True)):
+            if not differs:
+                return ""
             raise SessionInterrupted("The session was destroyed before it was committed.")
         if state.stored is not None and state.stored.followed:
             return ""

@@ -212,7 +212,8 @@ def test_only_a_cookie_without_a_write_costs_another_look(
     assert cost(LOADED, ("update", {"a": 1})) == 2
     assert cost(LOADED, MODIFIED) == 2
     settings.SESSION_SAVE_EVERY_REQUEST = True
-    assert cost() == 2
+    # Ours looks for the first time when the response is there; Django's has looked before.
+    assert cost() == (1 if middleware == OURS else 2)
     assert cost(LOADED) == 2
     assert cost(LOADED, ("update", {"a": 2})) == 2
 

@@ -21,9 +21,9 @@ from django.db import connections
 from django.http import HttpResponse
 
 from django_strategy_sessions import create_session_storage
-from django_strategy_sessions.conf import get_strategy
 from django_strategy_sessions.engine import SessionStore
 from django_strategy_sessions.models import StoredSession
+from django_strategy_sessions.strategies import get_strategy
 
 from .conftest import DATABASE, DJANGOS, OURS, POSTGRES, in_postgres, run_in_loop
 from .in_flight import LOADED, MODIFIED, Browser, aask, ask
@@ -597,7 +597,9 @@ class Tab:
     """One request: it loads, then rotates or not, writes a name of its own, and saves."""
 
     def __init__(self, session_key, name, rotates=False, logs_in=False):
-        self.session, self.name = SessionStore(session_key), name
+        # As our middleware makes it: a store that is made by a key never follows, because whoever
+        # made it, as Django's middleware does, sends that key with every save.
+        self.session, self.name = SessionStore.of_cookies([("sessionid", session_key)]), name
         self.rotates, self.change = rotates, {name: name}
         if logs_in:
             self.change["_auth_user_id"] = "1"

@@ -16,8 +16,8 @@ from django.db import transaction
 from django.http import HttpResponse
 
 from django_strategy_sessions import create_session_storage
-from django_strategy_sessions.conf import get_strategy
 from django_strategy_sessions.engine import SessionStore
+from django_strategy_sessions.strategies import get_strategy
 
 from .conftest import OURS
 from .in_flight import LOADED, Browser, ask

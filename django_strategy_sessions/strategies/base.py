@@ -104,6 +104,8 @@ class Stored:
     token: object = field(default=None, repr=False)  # the strategy's own
     # The session lives on under an id that this request cannot know: another one has rotated it.
     followed: bool = False
+    # Whether a save may find its way to that id. Not where a cookie would go out all the same.
+    may_follow: bool = True
 
     @property
     def data(self) -> Data:

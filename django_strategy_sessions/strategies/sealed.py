@@ -12,6 +12,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, NamedTuple, TypeVar, cast
 
@@ -42,6 +43,10 @@ PATIENCE = 5.0  # seconds after which a save without a lock gives up
 # For so long a save finds its way from the key that it loaded to the one after a rotation. It is
 # the longest that a request in flight may take.
 FOLLOWED_FOR = timedelta(seconds=60)
+
+
+# The record of a row that no compare-and-set matches, so that a save reads what is there first.
+NEVER = ""
 
 
 class Row(NamedTuple):
@@ -239,7 +244,9 @@ class SealedStrategy(SessionStrategy):
     def _end(self, stored: Stored) -> Steps[None]:
         key: str | None = _key(stored)
         while key is not None and not (yield from call(SealedStrategy.remove, key)):
-            key = _followed(key, (yield from call(SealedStrategy.get, key)))
+            row = yield from call(SealedStrategy.get, key)
+            # Somebody who planted a key must not log out the user who signed in since.
+            key = _followed(key, row) if USER in stored.texts else None
 
     def _save(
         self, stored: Stored, texts: Texts, expires: datetime, rotating: bool
@@ -254,7 +261,7 @@ class SealedStrategy(SessionStrategy):
                 current = reread
             wanted = reconcile(stored, texts, expires, current)
             if written := (yield from self._write(current, *wanted, rotating)):
-                return written
+                return _show(written, texts)
         in_turn = self._save_in_turn(current, stored, texts, expires, rotating)
         return (yield from call(SealedStrategy.in_turn, _key(current), in_turn))
 
@@ -269,7 +276,7 @@ class SealedStrategy(SessionStrategy):
             current = reread
             wanted = reconcile(stored, texts, expires, current)
             if written := (yield from self._write(current, *wanted, rotating)):
-                return written
+                return _show(written, texts)
             yield from retries.wait()
 
     def _write(
@@ -328,7 +335,7 @@ class SealedStrategy(SessionStrategy):
         while row is not None and records.is_moved(row.record):
             # Somebody who signs in must not do so in a session that others know (ASVS 7.2.4).
             signs_in = rotating and USER not in stored.texts
-            if signs_in or brings_user(stored.texts, texts):
+            if signs_in or brings_user(stored.texts, texts) or not stored.may_follow:
                 return None
             if (new_key := _followed(key, row)) is None:
                 return None
@@ -370,6 +377,16 @@ class _Retries:
         if self.conflicts >= CONFLICTS:
             seconds = random.uniform(0, 0.002 * self.conflicts)  # noqa: S311
             yield from call(SealedStrategy.pause, seconds)
+
+
+def _show(written: Stored, texts: Texts) -> Stored:
+    """What a request may know of what was written: all of it, or only its own part where it has
+    followed a rotation, because it may be of somebody who stole the old key."""
+    if not written.followed:
+        return written
+    texts = Texts({name: written.texts.get(name) for name in texts if name in written.texts})
+    key, row = cast(Held, written.token)
+    return replace(written, texts=texts, token=Held(key, row._replace(record=NEVER)))
 
 
 def _key(stored: Stored) -> str:
