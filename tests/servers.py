@@ -256,14 +256,15 @@ class Redis(Valkey):
 
 
 class Sentinel(Valkey):
-    """Watches `primary` and promotes a replica when two of three of its kind miss it."""
+    """Watches the primary at a port, and promotes a replica when two of three miss it."""
 
-    def __init__(self, primary: Valkey) -> None:
+    def __init__(self, primary: int, *lines: str) -> None:
         super().__init__()
         self.config = self.folder / "sentinel.conf"
         self.config.write_text(
             f"port {self.port}\nbind 127.0.0.1\ndir {self.folder}\n"
-            f"sentinel monitor sessions 127.0.0.1 {primary.port} 2\n"
+            + "".join(f"{line}\n" for line in lines)
+            + f"sentinel monitor sessions 127.0.0.1 {primary} 2\n"
             "sentinel down-after-milliseconds sessions 500\n"
             "sentinel failover-timeout sessions 3000\n"
         )
@@ -311,34 +312,57 @@ class Cluster:
 
 
 class Tunnel(socketserver.ThreadingTCPServer):
-    """Leads to a server, through TLS if it is given some; loses an answer on its way if told to."""
+    """Leads to a server, through TLS if it is given some, and fails in the ways of networks."""
 
     daemon_threads = True
     loses = b""  # a word of the next request whose answer gets lost, and the connection with it
+    holds: frozenset[str] = frozenset()  # addresses whose packets wait; "*" for those of all
+    lets_pass: frozenset[str] = frozenset()  # but for these
 
     def __init__(self, port: int, tls: ssl.SSLContext | None = None) -> None:
         super().__init__(("127.0.0.1", 0), socketserver.BaseRequestHandler)
         self.leads_to, self.tls = port, tls
         self.port = self.server_address[1]
+        self.forgotten = 0  # how many connections were, of all
+        self.count = 0
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
+
+    def forget(self) -> None:
+        """Drop what is sent over the connections of now, and tell nobody: as firewalls do."""
+        self.forgotten = self.count
 
     def get_request(self):
         outer, address = super().get_request()
         return self.tls.wrap_socket(outer, server_side=True) if self.tls else outer, address
 
     def finish_request(self, outer, address):
-        with suppress(OSError), socket.create_connection(("127.0.0.1", self.leads_to)) as inner:
-            lost = False
-            while True:
-                for source in select.select([outer, inner], [], [])[0]:
-                    data = source.recv(65536)
-                    if source is outer and self.loses and self.loses in data:
-                        self.loses, lost = b"", True
-                    if not data or (source is inner and lost):
-                        return
+        self.count += 1
+        number, peer = self.count, address[0]
+        with suppress(OSError):
+            self.wait_while_held(peer)
+            with socket.create_connection(("127.0.0.1", self.leads_to)) as inner:
+                self.forward(number, peer, outer, inner)
+
+    def forward(self, number, peer, outer, inner):
+        lost = False
+        while True:
+            ready = select.select([outer, inner], [], [])[0]
+            self.wait_while_held(peer)
+            for source in ready:
+                data = source.recv(65536)
+                if source is outer and self.loses and self.loses in data:
+                    self.loses, lost = b"", True
+                if not data or (source is inner and lost):
+                    return
+                if number > self.forgotten:
                     (inner if source is outer else outer).sendall(data)
 
+    def wait_while_held(self, peer):
+        while peer not in self.lets_pass and self.holds & {peer, "*"}:
+            time.sleep(0.01)
+
     def __exit__(self, *error: object) -> None:
+        self.holds = frozenset()
         self.shutdown()
         super().__exit__(*error)
 

@@ -85,7 +85,7 @@ def sentinels():
     with ExitStack() as stack:
         primary = stack.enter_context(Valkey())
         stack.enter_context(Valkey("--replicaof", "127.0.0.1", str(primary.port)))
-        yield primary, [stack.enter_context(Sentinel(primary)) for _ in range(3)]
+        yield primary, [stack.enter_context(Sentinel(primary.port)) for _ in range(3)]
 
 
 def watched(sentinels):

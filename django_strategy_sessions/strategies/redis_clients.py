@@ -77,16 +77,26 @@ _ASYNC = {
     "SSLConnection": async_connections.SSLConnection,
     "UnixDomainSocketConnection": async_connections.UnixDomainSocketConnection,
 }
+_SOON = 100  # ms, within which replicas confirm that are as near as they usually are
 _ATTEMPTS = 5  # of one command that a cluster sends from node to node
 _REDIS_PY = str(Path(redis.__file__).parent)
 
 # What a server says that cannot serve now; other errors are mistakes. redis-py has classes for
 # some, and takes the word away; older servers put the word of a script's error in the middle.
-_REFUSALS = (ClusterDownError, OutOfMemoryError, ReadOnlyError, TryAgainError)
+_REFUSALS = (AskError, ClusterDownError, OutOfMemoryError, ReadOnlyError, TryAgainError)
 _WORDS = ("BUSY", "MASTERDOWN", "MISCONF", "NOREPLICAS", "OOM", "READONLY", "UNKILLABLE")
 
-# Writes, and leaves nothing.
-_TOUCH = "redis.call('SET', KEYS[1], '') return redis.call('DEL', KEYS[1])"
+# Writes, and changes nothing.
+_TOUCH = """
+local held = redis.pcall('GET', KEYS[1])
+if type(held) == 'string' then
+    redis.call('SET', KEYS[1], held, 'KEEPTTL')
+elseif not held then
+    redis.call('SET', KEYS[1], '')
+    redis.call('DEL', KEYS[1])
+end
+return 1
+"""
 
 
 class RedisClients:
@@ -167,22 +177,22 @@ class RedisClients:
             _, _, replies = yield from self._send_steps([command])
             return replies[0]
         servers = self._found or (yield ("_servers",))
-        wait = ("WAIT", self.replicas, int(servers.timeout * 800))
-        servers, client, replies = yield from self._send_steps([command, wait, ("ROLE",)])
-        reply, reached, role = replies
-        if not isinstance(reached, int):
-            raise reached
-        if reached < self.replicas:
+        waits = servers.waits(self.replicas)
+        servers, client, replies = yield from self._send_steps([command, *waits])
+        reply, *answers = replies
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer
+        if answers[0] < self.replicas:
             servers.doubt(client)
             raise StrategyUnavailable("Too few replicas confirmed a write in time.")
-        if servers.misses_replicas(client, role):
-            # One that left may have been promoted, and does not have this write.
+        if not servers.is_safe(client, answers):
             servers.doubt(client)
             if (yield from self._find_steps(servers, _key(command))) is not client:
                 raise StrategyUnavailable("Another server became the primary during a write.")
-        if command[0] == "DEL" and not reply:
-            # Valkey waits for what this connection wrote, which is nothing. Another connection's
-            # DEL may be on its way to the replicas.
+        if not reply:
+            # It wrote nothing, and Valkey waits for what this connection wrote. What it found, as
+            # the end of a session, may still be on its way to the replicas.
             yield from self._script_steps(_TOUCH, [_key(command)], ())
         return reply
 
@@ -291,10 +301,12 @@ class RedisClients:
         for name in ("retry", "retry_on_error", "retry_on_timeout"):  # we know what to repeat
             given.pop(name, None)
         options["CONNECTION_POOL_KWARGS"] = given
-        # redis-py would ask each Sentinel ten more times before the next.
-        bounds = {name: value for name, value in given.items() if name.startswith("socket_")}
+        sentinels = options.get("SENTINELS") or [None]
         options["SENTINEL_KWARGS"] = {
-            **bounds,
+            **{name: value for name, value in given.items() if name.startswith("socket_")},
+            # All of them within one time-out. redis-py would ask each ten more times.
+            "socket_timeout": given["socket_timeout"] and given["socket_timeout"] / len(sentinels),
+            "socket_connect_timeout": self.timeout / len(sentinels),
             "retry": Retry(NoBackoff(), 0),
             **(options.get("SENTINEL_KWARGS") or {}),
         }
@@ -318,7 +330,7 @@ class RedisClients:
         """Send commands to one server at once, and return what it answers, errors among it."""
         pool = client.connection_pool
         if _is_instrumented(client):
-            pool.release(self._take(pool, anew))  # the next to be taken, and good
+            self._release(pool, self._take(pool, anew))  # the next to be taken, and good
             return _exchange_through(client, commands)
         if anew:
             bounds = dict.fromkeys(("socket_timeout", "socket_connect_timeout"), limit)
@@ -337,8 +349,11 @@ class RedisClients:
             connection.disconnect()  # A late reply would reach the next caller.
             raise
         finally:
-            self._resting[connection] = time.monotonic()
-            pool.release(connection)
+            self._release(pool, connection)
+
+    def _release(self, pool: ConnectionPool, connection: Any) -> None:
+        self._resting[connection] = time.monotonic()
+        pool.release(connection)
 
     def _take(self, pool: ConnectionPool, anew: bool = False) -> Any:
         """A connection of the pool; a new one if it rested for so long that it may be dead."""
@@ -368,6 +383,7 @@ class RedisClients:
         async with asyncio.timeout(limit):
             connection = await loop.take(pool, anew)
             if _is_instrumented(twin):
+                self._resting[connection] = time.monotonic()
                 await pool.release(connection)
                 return await _aexchange_through(twin, commands)
             try:
@@ -433,14 +449,12 @@ class RedisClients:
     def _kind(self) -> str:
         """What a failover would be of."""
         options = self._settings.get("OPTIONS", {})
-        factory = import_string(
-            options.get("CONNECTION_FACTORY")
-            or getattr(settings, "DJANGO_REDIS_CONNECTION_FACTORY", None)
-            or "django_redis.pool.ConnectionFactory"
+        path = options.get("CONNECTION_FACTORY") or getattr(
+            settings, "DJANGO_REDIS_CONNECTION_FACTORY", None
         )
-        if issubclass(factory, ClusterConnectionFactory):
+        if path and not _why_not(path, ClusterConnectionFactory):
             return "cluster"
-        return "Sentinels' primary" if options.get("SENTINELS") else ""
+        return "primary that Sentinels watch" if options.get("SENTINELS") else ""
 
     def _faults(self) -> Iterator[tuple[str, str, str]]:
         """Why sessions cannot be kept with this alias: a reason, a hint, the id of a check."""
@@ -448,16 +462,9 @@ class RedisClients:
         unfit = f"Sessions cannot be kept in the cache {self.alias!r} with"
         options = self._settings.get("OPTIONS", {})
         path = options.get("CLIENT_CLASS", "django_redis.client.DefaultClient")
-        fault = ""
-        try:
-            found = import_string(path)
-        except ImportError as error:
-            fault = f"cannot be imported: {error}"
-        else:
-            if issubclass(found, ShardClient):
-                fault = "spreads keys over servers that know nothing of each other"
-            elif not issubclass(found, DefaultClient):
-                fault = "is no subclass of django_redis.client.DefaultClient"
+        fault = _why_not(path, DefaultClient)
+        if not fault and issubclass(import_string(path), ShardClient):
+            fault = "spreads keys over servers that know nothing of each other"
         if fault:
             yield (
                 f"{unfit} the CLIENT_CLASS {path!r}: it {fault}.",
@@ -473,12 +480,23 @@ class RedisClients:
                         "strategy_sessions.E010",
                     )
         for name, base in _BASES.items():
-            if name in options and not issubclass(import_string(options[name]), base):
+            if name in options and (fault := _why_not(options[name], base)):
                 yield (
-                    f"{unfit} the {name} {options[name]!r}: no {base.__name__} of redis-py's.",
+                    f"{unfit} the {name} {options[name]!r}: it {fault}.",
                     f'del {where}["{name}"]',
                     "strategy_sessions.E010",
                 )
+
+
+def _why_not(path: str, base: type) -> str:
+    """What is wrong with a dotted path that should lead to such a class."""
+    try:
+        found = import_string(path)
+    except ImportError:
+        return "cannot be imported"
+    if isinstance(found, type) and issubclass(found, base):
+        return ""
+    return f"is no subclass of {base.__module__}.{base.__qualname__}"
 
 
 _UNFIT = {
@@ -513,11 +531,20 @@ class _Servers(ABC):
         """Refresh before this client is used again: it failed."""
 
     def redirect(self, error: AskError) -> Client | None:
-        raise error
+        """The server that another one names; ``None`` if it is not known yet."""
+        raise ImproperlyConfigured(
+            "The Redis server is a node of a cluster. Tell django-redis in the cache's OPTIONS:\n"
+            '"CONNECTION_FACTORY":'
+            ' "django_strategy_sessions.strategies.redis.ClusterConnectionFactory"'
+        ) from error
 
-    def misses_replicas(self, client: Client, role: Any) -> bool:
-        """Whether a primary, by its ``ROLE``, lost some that it had."""
-        return False
+    def waits(self, replicas: int) -> list[Command]:
+        """What follows a write; the first is answered with the number of replicas that have it."""
+        return [("WAIT", replicas, int(self.timeout * 800))]
+
+    def is_safe(self, client: Client, answers: list[Any]) -> bool:
+        """Whether no server could be the primary that lacks the write, by the answers to these."""
+        return True
 
 
 class _OneServer(_Servers):
@@ -590,7 +617,9 @@ class _Sentinels(_Asked):
         self._address: tuple[str, int] | None = None
         self._ends = 0.0
         self._doubted = True
-        self._replicas: set[Any] | None = None
+        self._muted: dict[Redis, float] = {}  # Sentinels that failed, and until when to spare them
+        self._replicas: set[Any] = set()  # of this primary, as far as it was asked
+        self._slow: set[Any] = set()  # those that others need not wait for, until it is asked again
 
     def find(self, key: Any, refreshed: bool = False) -> Client | None:
         valid = refreshed or (time.monotonic() < self._ends and not self._doubted)
@@ -603,10 +632,24 @@ class _Sentinels(_Asked):
         if client is self._client:
             self._doubted = True
 
-    def misses_replicas(self, client: Client, role: Any) -> bool:
-        seen = {tuple(replica[:2]) for replica in role[2]}
-        known, self._replicas = self._replicas, seen
-        return client is not self._client or known is None or not known <= seen
+    def waits(self, replicas: int) -> list[Command]:
+        # Replicas that leave are promoted at once, by an order or while the primary hangs. So it
+        # takes all of them to be sure, but for those that are slow.
+        every = ("WAIT", max(replicas, len(self._replicas - self._slow)), _SOON)
+        return [*super().waits(replicas), every, ("ROLE",)]
+
+    def is_safe(self, client: Client, answers: list[Any]) -> bool:
+        _, reached, role = answers
+        if client is not self._client:
+            return False
+        replicas = sorted(role[2], key=lambda replica: int(replica[2]), reverse=True)
+        present = [(host, port) for host, port, _ in replicas]
+        confirmed = set(present[:reached])
+        left = self._replicas - set(present)
+        late = set(present) - confirmed - self._slow
+        self._replicas = set(present)
+        self._slow |= late
+        return not left and not late
 
     def _ask(self) -> None:
         asked = time.monotonic()
@@ -625,25 +668,29 @@ class _Sentinels(_Asked):
         # They promote another when the primary did not answer them for so long.
         patience = min(s["down-after-milliseconds"] - s["last-ok-ping-reply"] for s in states)
         self._ends = asked + min(self.timeout / 2, patience / 1000)
+        if not thorough:
+            self._slow = set()
 
     def _ask_sentinels(self, thorough: bool) -> list[dict[str, Any]]:
-        states = []
-        for sentinel in list(self._sentinels):
+        """All of them: only one may know yet. But one that fails costs a time-out only seldom."""
+        states: list[Any] = []
+        now = time.monotonic()
+        for sentinel in sorted(self._sentinels, key=lambda each: self._muted.get(each, 0.0)):
+            muted = self._muted.get(sentinel, 0.0) > now
+            if muted and not thorough and len(states) >= self._enough:
+                break
             try:
                 states.append(sentinel.execute_command("SENTINEL MASTER", self._name))
+                self._muted.pop(sentinel, None)
             except (RedisError, OSError):
-                # The others first, from now on.
-                self._sentinels.remove(sentinel)
-                self._sentinels.append(sentinel)
-            if len(states) == self._enough and not thorough:
-                break
+                self._muted[sentinel] = now + 10 * self.timeout
         return states
 
     def _move(self, host: str, port: int) -> None:
         former = self._client
         pool = ConnectionPool(**{**self._options, "host": host, "port": port})
         self._client = self._class(connection_pool=pool)
-        self._address, self._replicas = (host, port), None
+        self._address, self._replicas = (host, port), set()
         if former is not None:
             former.connection_pool.disconnect(inuse_connections=False)
 
