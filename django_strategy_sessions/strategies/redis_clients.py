@@ -677,13 +677,13 @@ class _Sentinels(_Asked):
         now = time.monotonic()
         for sentinel in sorted(self._sentinels, key=lambda each: self._muted.get(each, 0.0)):
             muted = self._muted.get(sentinel, 0.0) > now
-            if muted and not thorough and len(states) >= self._enough:
+            if muted and not thorough and len(states) > len(self._sentinels) // 2:
                 break
             try:
                 states.append(sentinel.execute_command("SENTINEL MASTER", self._name))
                 self._muted.pop(sentinel, None)
             except (RedisError, OSError):
-                self._muted[sentinel] = now + 10 * self.timeout
+                self._muted[sentinel] = now + self.timeout
         return states
 
     def _move(self, host: str, port: int) -> None:
@@ -826,10 +826,16 @@ class ClusterConnectionFactory(_ConnectionFactory):
 
 
 def _talk(connection: Any, commands: list[Command], limit: float | None) -> list[Any]:
-    connection.send_packed_command(connection.pack_commands(commands))
+    connection.send_packed_command(_packed(connection, commands))
     if limit is not None and not connection.can_read(limit):
         raise redis.TimeoutError("The server did not answer on this connection.")
     return [_reply(connection) for _ in commands]
+
+
+def _packed(connection: Any, commands: list[Command]) -> Any:
+    if len(commands) == 1:
+        return connection.pack_command(*commands[0])
+    return connection.pack_commands(commands)
 
 
 def _reply(connection: Any) -> Any:
@@ -840,7 +846,7 @@ def _reply(connection: Any) -> Any:
 
 
 async def _atalk(connection: Any, commands: list[Command]) -> list[Any]:
-    await connection.send_packed_command(connection.pack_commands(commands))
+    await connection.send_packed_command(_packed(connection, commands))
     return [await _areply(connection) for _ in commands]
 
 
