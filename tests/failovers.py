@@ -203,10 +203,10 @@ class Watched(Servers):
                 and each["num-slaves"] == 2
                 for each in states
             ]
-            (primary,) = self.primaries()
-            return all(good) and self.is_replicated(primary, 2)
+            primaries = self.primaries()
+            return all(good) and primaries and self.is_replicated(primaries[0], 2)
 
-        self.wait(lambda: self.primaries() and settled(), "The servers do not find together")
+        self.wait(settled, "The servers do not find together")
 
 
 class Clustered(Servers):
@@ -308,7 +308,7 @@ class Worker:
         self.kept: dict[str, float] = {}  # what is acknowledged as written, and when
         self.deleted: dict[str, float] = {}
         self.recent: deque[str] = deque(maxlen=100)
-        self.stale: list[tuple[str, float]] = []
+        self.stale: list[tuple[str, bool, float]] = []  # a key, whether it was missed, how long
         self.counts: Counter[str] = Counter()
 
     def visits(self):
@@ -349,7 +349,7 @@ class Worker:
         if (known == (True, False) and found is None and key in self.kept) or (
             known == (False, True) and found is not None
         ):
-            self.stale.append((key, asked - changed))
+            self.stale.append((key, found is None, asked - changed))
 
     def delete_one(self):
         key = random.choice(self.recent)
@@ -448,7 +448,11 @@ class Workers:
         for kept, deleted, stale, counts in told:
             lost = {key for key in kept if key not in held}
             revived = {key for key in deleted if key in held}
-            ages = [age for key, age in stale if key not in lost | revived]
+            # A key that was missed and deleted later may have been lost.
+            true = (set(kept) | set(deleted)) - lost - revived
+            ages = [
+                age for key, missed, age in stale if key in true and not (missed and key in deleted)
+            ]
             stalest = max([stalest, *ages])
             total += Counter(counts)
             total += Counter(lost=len(lost), revived=len(revived), stale=len(ages))

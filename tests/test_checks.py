@@ -33,6 +33,22 @@ class Refuses(SessionStrategy):
 HERE = __name__
 REDIS_CACHE = {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": redis_url()}
 SHARED = {"default": REDIS_CACHE, "sessions": {**REDIS_CACHE, "KEY_PREFIX": "other"}}
+SENTINELS = {
+    "CLIENT_CLASS": "django_redis.client.SentinelClient",
+    "CONNECTION_FACTORY": "django_redis.pool.SentinelConnectionFactory",
+}
+
+
+def over_redis(**options):
+    return {
+        "SESSION_STRATEGY": REDIS,
+        "CACHES": {
+            "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
+            "sessions": {**REDIS_CACHE, "OPTIONS": options},
+        },
+    }
+
+
 WRONG = {
     "string": ("E001", {"SESSION_COOKIE_SECRETS": "a string of more than thirty-two characters"}),
     "empty": ("E001", {"SESSION_COOKIE_SECRETS": []}),
@@ -68,6 +84,10 @@ WRONG = {
     "samesite": ("E007", {"SESSION_COOKIE_SAMESITE": "None"}),
     "atomic": ("W001", {"SESSION_STRATEGY": f"{HERE}.NotAtomic"}),
     "shared database": ("W004", {"SESSION_STRATEGY": REDIS, "CACHES": SHARED}),
+    "shards": ("E009", over_redis(CLIENT_CLASS="django_redis.client.ShardClient")),
+    "client-side caching": ("E010", over_redis(CONNECTION_POOL_KWARGS={"cache_config": True})),
+    "no Sentinels": ("E011", over_redis(**SENTINELS)),
+    "failovers": ("W005", over_redis(**SENTINELS, SENTINELS=[("127.0.0.1", 26379)])),
     "engine": ("W002", {"SESSION_ENGINE": "django.contrib.sessions.backends.db"}),
     "middleware": ("W003", {"MIDDLEWARE": ["django.middleware.common.CommonMiddleware"]}),
 }

@@ -12,8 +12,10 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import cache
 from hashlib import sha1
+from math import inf
 from pathlib import Path
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -27,7 +29,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 from django_redis.cache import RedisCache
 from django_redis.client import DefaultClient, ShardClient
-from django_redis.pool import ConnectionFactory
+from django_redis.pool import ConnectionFactory, get_connection_factory
 from redis import ConnectionPool, Redis, RedisCluster
 from redis.asyncio import BlockingConnectionPool as AsyncConnectionPool
 from redis.asyncio import Redis as AsyncRedis
@@ -277,7 +279,7 @@ class RedisClients:
             raise
         except Exception as error:
             raise ImproperlyConfigured(
-                f"django-redis makes no client of CACHES[{self.alias!r}]: {error}"
+                f"No client can be made of the cache {self.alias!r} ({error})."
             ) from error
         if isinstance(client, RedisCluster):
             return _Cluster(client, self.timeout)
@@ -448,12 +450,10 @@ class RedisClients:
 
     def _kind(self) -> str:
         """What a failover would be of."""
-        options = self._settings.get("OPTIONS", {})
-        path = options.get("CONNECTION_FACTORY") or getattr(
-            settings, "DJANGO_REDIS_CONNECTION_FACTORY", None
-        )
-        if path and not _why_not(path, ClusterConnectionFactory):
-            return "cluster"
+        options = dict(self._settings.get("OPTIONS", {}))
+        with suppress(ImportError, ImproperlyConfigured):  # which making a client will say
+            if isinstance(get_connection_factory(options), ClusterConnectionFactory):
+                return "cluster"
         return "primary that Sentinels watch" if options.get("SENTINELS") else ""
 
     def _faults(self) -> Iterator[tuple[str, str, str]]:
@@ -617,9 +617,11 @@ class _Sentinels(_Asked):
         self._address: tuple[str, int] | None = None
         self._ends = 0.0
         self._doubted = True
+        self._strict = replicas > 0
+        self._answered: dict[Redis, float] = {}  # when each did
         self._muted: dict[Redis, float] = {}  # Sentinels that failed, and until when to spare them
-        self._replicas: set[Any] = set()  # of this primary, as far as it was asked
-        self._slow: set[Any] = set()  # those that others need not wait for, until it is asked again
+        self._replicas: set[Any] | None = None  # of this primary, when the Sentinels last agreed
+        self._seen: set[Any] | None = None  # since then
 
     def find(self, key: Any, refreshed: bool = False) -> Client | None:
         valid = refreshed or (time.monotonic() < self._ends and not self._doubted)
@@ -633,27 +635,26 @@ class _Sentinels(_Asked):
             self._doubted = True
 
     def waits(self, replicas: int) -> list[Command]:
-        # Replicas that leave are promoted at once, by an order or while the primary hangs. So it
-        # takes all of them to be sure, but for those that are slow.
-        every = ("WAIT", max(replicas, len(self._replicas - self._slow)), _SOON)
+        # An ordered failover promotes one while this primary still serves. So all of them have to
+        # confirm, or the Sentinels are asked.
+        every = ("WAIT", max(replicas, len(self._replicas or ())), _SOON)
         return [*super().waits(replicas), every, ("ROLE",)]
 
     def is_safe(self, client: Client, answers: list[Any]) -> bool:
         _, reached, role = answers
         if client is not self._client:
             return False
-        replicas = sorted(role[2], key=lambda replica: int(replica[2]), reverse=True)
-        present = [(host, port) for host, port, _ in replicas]
-        confirmed = set(present[:reached])
-        left = self._replicas - set(present)
-        late = set(present) - confirmed - self._slow
-        self._replicas = set(present)
-        self._slow |= late
-        return not left and not late
+        present = {(host, port) for host, port, _ in role[2]}
+        if self._replicas is not None and self._replicas <= present and reached >= len(present):
+            self._replicas |= present
+            return True
+        self._seen = present  # to be expected of other threads only when the Sentinels agree
+        return False
 
     def _ask(self) -> None:
         asked = time.monotonic()
         thorough, self._doubted = self._doubted, False
+        seen, self._seen = self._seen, None
         try:
             states = self._ask_sentinels(thorough)
             newest = max(states, key=lambda state: state["config-epoch"], default={})
@@ -661,15 +662,15 @@ class _Sentinels(_Asked):
             if len(agreeing) < self._enough or any(map(_is_changing, states)):
                 raise redis.ConnectionError("The Sentinels do not agree on a primary.")
         except BaseException:
-            self._doubted = True
+            self._doubted, self._seen = True, seen
             raise
+        if seen is not None:
+            self._replicas = seen
         if (address := (newest["ip"], newest["port"])) != self._address:
             self._move(*address)
         # They promote another when the primary did not answer them for so long.
         patience = min(s["down-after-milliseconds"] - s["last-ok-ping-reply"] for s in states)
         self._ends = asked + min(self.timeout / 2, patience / 1000)
-        if not thorough:
-            self._slow = set()
 
     def _ask_sentinels(self, thorough: bool) -> list[dict[str, Any]]:
         """All of them: only one may know yet. But one that fails costs a time-out only seldom."""
@@ -682,15 +683,19 @@ class _Sentinels(_Asked):
             try:
                 states.append(sentinel.execute_command("SENTINEL MASTER", self._name))
                 self._muted.pop(sentinel, None)
+                self._answered[sentinel] = now
             except (RedisError, OSError):
                 self._muted[sentinel] = now + self.timeout
+                # It may be the one that promotes another primary just now.
+                if thorough and self._strict and now < self._answered.get(sentinel, -inf) + 10:
+                    raise
         return states
 
     def _move(self, host: str, port: int) -> None:
         former = self._client
         pool = ConnectionPool(**{**self._options, "host": host, "port": port})
         self._client = self._class(connection_pool=pool)
-        self._address, self._replicas = (host, port), set()
+        self._address, self._replicas, self._seen = (host, port), None, None
         if former is not None:
             former.connection_pool.disconnect(inuse_connections=False)
 
