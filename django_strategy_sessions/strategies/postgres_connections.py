@@ -275,6 +275,9 @@ class PostgresConnections:
         return _instrumented()
 
 
+_UNTOUCHED = {"contextlib", "django", "psycopg"}
+
+
 def _instrumented() -> str | None:
     classes = [BaseDatabaseWrapper, DatabaseWrapper, CursorWrapper]
     classes += [psycopg.Connection, AsyncConnection, psycopg.Cursor, psycopg.AsyncCursor]
@@ -351,13 +354,12 @@ class _Pool:
                 connection = await _open(django)
         except TimeoutError as error:
             raise psycopg.OperationalError(f"No connection within {seconds:.1f} s.") from error
-        with _AsyncWait(self._owner, connection, seconds):
-            options = django.settings_dict["OPTIONS"]
-            zone = django.timezone_name
-            if zone and connection.info.parameter_status("TimeZone") != zone:
-                await connection.execute("SELECT set_config('TimeZone', %s, false)", (zone,))
-            if role := options.get("assume_role"):
-                await connection.execute(SQL("SET ROLE {}").format(Identifier(role)))
+        try:
+            with _AsyncWait(self._owner, connection, seconds):
+                await _configure(connection, django)
+        except BaseException:
+            connection.pgconn.finish()
+            raise
         return connection
 
     def _clean_later(self) -> None:
@@ -397,10 +399,19 @@ async def _open(django: Any) -> AsyncConnection[Row]:
         "cursor_factory": psycopg.AsyncCursor if binding else psycopg.AsyncClientCursor,
         "autocommit": True,
     }
-    connection = await AsyncConnection[Row].connect(**params)
+    return await AsyncConnection[Row].connect(**params)
+
+
+async def _configure(connection: AsyncConnection[Row], django: Any) -> None:
+    """As Django does it."""
+    options = django.settings_dict["OPTIONS"]
     if (level := options.get("isolation_level")) is not None:
         await connection.set_isolation_level(psycopg.IsolationLevel(level))
-    return connection
+    zone = django.timezone_name
+    if zone and connection.info.parameter_status("TimeZone") != zone:
+        await connection.execute("SELECT set_config('TimeZone', %s, false)", (zone,))
+    if role := options.get("assume_role"):
+        await connection.execute(SQL("SET ROLE {}").format(Identifier(role)))
 
 
 def _has_ended(connection: Any) -> bool:
@@ -475,22 +486,24 @@ class _Wait:
             else:
                 django.close()
 
-    def connection(self) -> Any:
-        connection = self.target.connection
-        return _waited_for(self.thread) if connection is None else connection
-
     def alias(self) -> str:
         return str(self.target.alias)
 
+    def connection(self) -> Any:
+        return self.target.connection
+
+    def socket_number(self) -> int | None:
+        if (connection := self.connection()) is not None:
+            return int(connection.fileno())
+        return _connecting_socket(self.thread)
+
     def shut_down(self) -> None:
         """Make the wait end. The connection may be closed, and its number reused, at any time."""
-        if (connection := self.connection()) is None:
-            return
-        number = connection.fileno()
-        with socket.socket(fileno=os.dup(number)) as same:
-            if connection.fileno() == number:
-                self.cut = True
-                same.shutdown(socket.SHUT_RDWR)
+        if (number := self.socket_number()) is not None:
+            with socket.socket(fileno=os.dup(number)) as same:
+                if self.socket_number() == number:
+                    self.cut = True
+                    same.shutdown(socket.SHUT_RDWR)
 
 
 class _AsyncWait(_Wait):
@@ -509,12 +522,16 @@ class _AsyncWait(_Wait):
             self.target.pgconn.finish()
 
 
-def _waited_for(thread: int) -> Any:
-    """The connection that a thread waits for before Django has it: a pool tests it, say."""
+def _connecting_socket(thread: int) -> int | None:
+    """What a thread waits for while Django has no connection yet: psycopg connects, perhaps for a
+    pool that has no time-out, or a pool tests what it is about to give."""
     frame = sys._current_frames().get(thread)
     while frame is not None:
+        if frame.f_code is psycopg.waiting.wait_conn.__code__:
+            number: int | None = frame.f_locals.get("fileno")
+            return number
         if isinstance(owner := frame.f_locals.get("self"), psycopg.Connection):
-            return owner
+            return owner.fileno()
         frame = frame.f_back
     return None
 
