@@ -178,13 +178,13 @@ class DatabaseStrategy(SealedStrategy):
 
     @property
     def alias(self) -> str:
-        return self._using or router.db_for_write(StoredSession)
+        alias = self._using or router.db_for_write(StoredSession)
+        leave_to_parent(connections[alias])  # each statement asks for the alias
+        return alias
 
     @property
     def connection(self) -> BaseDatabaseWrapper:
-        connection = connections[self.alias]
-        leave_to_parent(connection)
-        return connection
+        return connections[self.alias]
 
     def _rows(self, key: str) -> QuerySet[StoredSession]:
         return self._all().filter(pk=key)
