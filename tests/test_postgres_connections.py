@@ -124,8 +124,8 @@ def test_a_loop_gives_connections_back_after_a_burst(servers, tunnel):
     async def main():
         await asyncio.gather(*(strategy.a_fetch(PID) for _ in range(8)))
         assert count() > 1
-        while count():
-            await asyncio.sleep(0.05)  # noqa: ASYNC110 (the server tells nobody)
+        while count():  # noqa: ASYNC110 (the server tells nobody)
+            await asyncio.sleep(0.05)
 
     run_in_loop(main())
 
