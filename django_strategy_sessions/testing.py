@@ -401,6 +401,11 @@ class StrategyContract:
         assert (yield "merge", stored, {"_auth_user_id": "1"}, later()) is None
         assert (yield "rotate", stored, {"_auth_user_id": "1"}, later()) is None
         assert (yield "read_data", rotated.session_id) == {"a": 1}
+        late = yield "merge", stored, {"a": 1, "late": 1}, later()
+        if self.make_strategy().atomic:  # `late` followed the rotation, and signs in afterwards
+            assert (yield "merge", late, {"_auth_user_id": "1"}, later()) is None
+            assert (yield "rotate", late, late.data, later()) is None
+            assert (yield "read_data", rotated.session_id) == {"a": 1, "late": 1}
 
     @both_ways
     def test_a_logout_leaves_nothing_to_follow(self) -> Steps[None]:

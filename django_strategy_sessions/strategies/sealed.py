@@ -252,6 +252,8 @@ class SealedStrategy(SessionStrategy):
         self, stored: Stored, texts: Texts, expires: datetime, rotating: bool
     ) -> Steps[Stored | None]:
         """`merge`, or `rotate`."""
+        if stored.followed and _signs_in(stored, texts, rotating):
+            return None
         current = stored
         for conflicts in range(self.conflicts_before_turn):
             if conflicts or not isinstance(stored.token, Held):
@@ -333,9 +335,7 @@ class SealedStrategy(SessionStrategy):
         key, followed = _key(current), current.followed
         row = yield from call(SealedStrategy.get, key)
         while row is not None and records.is_moved(row.record):
-            # Somebody who signs in must not do so in a session that others know (ASVS 7.2.4).
-            signs_in = rotating and USER not in stored.texts
-            if signs_in or brings_user(stored.texts, texts) or not stored.may_follow:
+            if _signs_in(stored, texts, rotating) or not stored.may_follow:
                 return None
             if (new_key := _followed(key, row)) is None:
                 return None
@@ -391,6 +391,11 @@ def _show(written: Stored, texts: Texts) -> Stored:
 
 def _key(stored: Stored) -> str:
     return stored.token.key if isinstance(stored.token, Held) else records.hashed(stored.session_id)
+
+
+def _signs_in(stored: Stored, texts: Texts, rotating: bool) -> bool:
+    """Somebody who signs in must not do so in a session that others know (ASVS 7.2.4)."""
+    return brings_user(stored.texts, texts) or (rotating and USER not in stored.texts)
 
 
 def _followed(key: str, row: Row | None) -> str | None:
