@@ -452,7 +452,7 @@ class RedisClients:
         """What a failover would be of."""
         options = dict(self._settings.get("OPTIONS", {}))
         with suppress(ImportError, ImproperlyConfigured):  # which making a client will say
-            if isinstance(get_connection_factory(options), ClusterConnectionFactory):
+            if isinstance(get_connection_factory(options=options), ClusterConnectionFactory):
                 return "cluster"
         return "primary that Sentinels watch" if options.get("SENTINELS") else ""
 
