@@ -92,9 +92,7 @@ class Draft(dict[str, Any]):
     def raw(self) -> Texts:
         """Names and values as they are: texts, where nobody asked. A copy that is made in one step,
         because other threads of the request may go on."""
-        raw = Texts()
-        dict.update(raw, dict.copy(self))
-        return raw
+        return Texts(list(dict.items(self)))
 
     def put(self, name: str, value: Any) -> None:
         """Set a name, to a text or a value, as the store has it by now."""

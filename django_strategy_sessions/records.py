@@ -76,8 +76,8 @@ def seal(key: str, texts: Texts, header: str = "") -> str:
         raise SessionTooLarge(
             f"The session has {len(lines):,} bytes; SESSION_MAX_SIZE is {conf.SESSION_MAX_SIZE:,}."
         )
-    body = Hidden(f"{header}{_JSON if serializer() is None else _OTHER}{{{lines}}}")
-    return Hidden(_mac(key, body, signing.project_secrets()[0]) + body)
+    body = f"{header}{_JSON if serializer() is None else _OTHER}{{{lines}}}".encode()
+    return Hidden(_mac(key, body, signing.project_secrets()[0]) + body.decode())
 
 
 def unseal(key: str, record: str, header_length: int = 0) -> Texts | None:
@@ -86,9 +86,9 @@ def unseal(key: str, record: str, header_length: int = 0) -> Texts | None:
         _logger.warning("A session record that does not unseal was treated as no session.")
         return None
     made_by = record[MAC_LENGTH + header_length]
-    lines = Hidden(record[MAC_LENGTH + header_length + 2 : -1])
+    lines = record[MAC_LENGTH + header_length + 2 : -1]
     texts = Texts()
-    for line in map(Hidden, lines.split(",\n") if lines else ()):
+    for line in lines.split(",\n") if lines else ():
         name, _, text = line.partition(":\t")
         texts[json.loads(name) if "\\" in name else name[1:-1]] = Text(text)
     other = serializer()
@@ -114,7 +114,8 @@ def is_current(key: str, record: str) -> bool:
 
 def moved(key: str, new_key: str) -> str:
     """The marker that a rotation leaves under the old key: where the session is now."""
-    return Hidden(MOVED + _mac(key, MOVED + new_key, signing.project_secrets()[0]) + new_key)
+    seal = _mac(key, f"{MOVED}{new_key}".encode(), signing.project_secrets()[0])
+    return Hidden(MOVED + seal + new_key)
 
 
 def is_moved(record: str) -> bool:
@@ -131,10 +132,9 @@ def _quote(name: str) -> str:
     return json.dumps(name)
 
 
-def _mac(key: str, body: str, secret: bytes) -> str:
+def _mac(key: str, body: bytes | memoryview, secret: bytes) -> str:
     # A key has a fixed length, so no other key and body make the same message.
-    message = f"{key}{body}".encode("utf-8", "surrogatepass")
-    return signing.mac("record", message, secret)
+    return signing.mac("record", secret, key.encode(), body)
 
 
 def _is_sealed(key: str, record: str) -> bool:
@@ -142,5 +142,6 @@ def _is_sealed(key: str, record: str) -> bool:
 
 
 def _matches(key: str, record: str, secret: bytes) -> bool:
-    mac, body = record[:MAC_LENGTH], Hidden(record[MAC_LENGTH:])
+    body = memoryview(record.encode("utf-8", "surrogatepass"))[MAC_LENGTH:]
+    mac = record[:MAC_LENGTH]
     return mac.isascii() and hmac.compare_digest(_mac(key, body, secret), mac)

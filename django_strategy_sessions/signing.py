@@ -46,17 +46,18 @@ def unsign(key: object, cookie_name: str, secrets: Secrets | None = None) -> str
     return None
 
 
-def mac(purpose: str, message: bytes, secret: bytes) -> str:
+def mac(purpose: str, secret: bytes, *message: bytes | memoryview) -> str:
     """A urlsafe HMAC-SHA-256 of 43 characters, under a key of `purpose`'s own."""
     keyed = _keyed(purpose, secret).copy()
-    keyed.update(message)
+    for part in message:
+        keyed.update(part)
     return urlsafe_b64encode(keyed.digest())[:43].decode()
 
 
 def _key_mac(session_id: str, cookie_name: str, secret: bytes) -> str:
     # Lone surrogates are not text, but a client can send them, and they must not be an error.
     message = session_id.encode("utf-8", "surrogatepass")
-    return mac(f"key:{cookie_name}", message, secret)[:KEY_MAC_LENGTH]
+    return mac(f"key:{cookie_name}", secret, message)[:KEY_MAC_LENGTH]
 
 
 @lru_cache(maxsize=256)

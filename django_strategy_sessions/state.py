@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -143,10 +142,12 @@ class State:
     def _texts(self, known: Mapping[str, Any]) -> Texts:
         """What a save writes: texts, which nobody who holds the session can change. Those of names
         that hold the same as in `known` are taken from there."""
-        raw, texts = self.data.raw(), Texts()
-        for name in raw:
-            text, base = _text(raw, name), known.get(name)
-            texts[name] = base if base is not None and same(text, base) else text
+        texts = self.data.raw()
+        for name in texts:
+            # The value is in no variable, because error reports would show it.
+            if type(texts[name]) is not Text:
+                text, base = encode(name, texts[name]), known.get(name)
+                texts[name] = base if base is not None and same(text, base) else text
         return texts
 
     @property
@@ -163,7 +164,7 @@ class State:
                 end = _absolute_end(stored.created)
                 if end is None or end > datetime.now(UTC):
                     self.others = ()
-                    return stored if self.may_follow else replace(stored, may_follow=False)
+                    return stored if self.may_follow else stored.alone()
             if not self.others:
                 break
             self.session_id, *self.others = self.others
@@ -331,7 +332,7 @@ class State:
         take it over. What the caller holds of all other names stays."""
         yield from self._remember(self.session_id, self.stored)
         if not self.may_follow:
-            stored = replace(stored, may_follow=False)
+            stored = stored.alone()
         self.stored, self.session_id = stored, stored.session_id
         self._asked = True  # the client's cookie has to follow
         if stored.texts is texts:
@@ -347,7 +348,6 @@ class State:
 
 
 def _text(raw: Texts, name: str) -> Any:
-    # The value is in no variable, because error reports would show it.
     return raw[name] if type(raw[name]) is Text else encode(name, raw[name])
 
 

@@ -107,6 +107,18 @@ class Stored:
     # Whether a save may find its way to that id. Not where a cookie would go out all the same.
     may_follow: bool = True
 
+    def alone(self) -> Stored:
+        """The same, but no save may follow."""
+        return Stored(
+            self.session_id,
+            self.texts,
+            self.expires,
+            self.created,
+            self.token,
+            self.followed,
+            may_follow=False,
+        )
+
     @property
     def data(self) -> Data:
         """The values: a new dict at each look."""
