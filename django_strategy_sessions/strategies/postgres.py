@@ -138,7 +138,7 @@ class PostgresStrategy(DatabaseStrategy):
         try:
             return self.connections.fetch(sql, *values) is not None
         except StrategyUnavailable as error:
-            if self._is_conflict(error):
+            if self.is_conflict(error):
                 return False
             raise
 
@@ -146,7 +146,7 @@ class PostgresStrategy(DatabaseStrategy):
         try:
             return await self.connections.afetch(sql, *values) is not None
         except StrategyUnavailable as error:
-            if self._is_conflict(error):
+            if self.is_conflict(error):
                 return False
             raise
 
@@ -155,7 +155,7 @@ class PostgresStrategy(DatabaseStrategy):
             try:
                 return self.connections.fetch(sql, *values)
             except StrategyUnavailable as error:
-                if not self._is_conflict(error):
+                if not self.is_conflict(error):
                     raise
         return self.connections.fetch(sql, *values)
 
@@ -164,11 +164,11 @@ class PostgresStrategy(DatabaseStrategy):
             try:
                 return await self.connections.afetch(sql, *values)
             except StrategyUnavailable as error:
-                if not self._is_conflict(error):
+                if not self.is_conflict(error):
                     raise
         return await self.connections.afetch(sql, *values)
 
-    def _is_conflict(self, error: StrategyUnavailable) -> bool:
+    def is_conflict(self, error: StrategyUnavailable) -> bool:
         """A conflict ends the transaction: a caller's is not ours to repeat."""
         return sqlstate(error.__cause__) == "40001" and not (
             locking.get() or self.connection.in_atomic_block

@@ -112,6 +112,10 @@ class SealedStrategy(SessionStrategy):
         """Carry out steps while nobody else can write this key: where a store has a lock."""
         return run(self, steps)
 
+    def is_conflict(self, error: StrategyUnavailable) -> bool:
+        """Whether `in_turn` failed, and wrote nothing, because somebody else wrote meanwhile."""
+        return False
+
     def confirm(self, key: str, row: Row) -> None:
         """Asked of a row that does not unseal. Raise `StrategyUnavailable` if it is not what the
         store holds, but the reply to another question."""
@@ -264,8 +268,15 @@ class SealedStrategy(SessionStrategy):
             wanted = reconcile(stored, texts, expires, current)
             if written := (yield from self._write(current, *wanted, rotating)):
                 return _show(written, texts)
-        in_turn = self._save_in_turn(current, stored, texts, expires, rotating)
-        return (yield from call(SealedStrategy.in_turn, _key(current), in_turn))
+        retries = _Retries()
+        while True:
+            in_turn = self._save_in_turn(current, stored, texts, expires, rotating)
+            try:
+                return (yield from call(SealedStrategy.in_turn, _key(current), in_turn))
+            except StrategyUnavailable as error:
+                if not self.is_conflict(error):
+                    raise
+            yield from retries.wait()
 
     def _save_in_turn(
         self, current: Stored, stored: Stored, texts: Texts, expires: datetime, rotating: bool
