@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 
 import psycopg
 import pytest
@@ -96,9 +96,27 @@ def asked(server):
         statements += re.findall(r"LOG:  (?:statement|execute [^:]+): (.+)", lines.read())
 
 
+class AskingStrategy(PostgresStrategy):
+    """For steps that ask the server something over a connection for sessions."""
+
+    def ask(self, sql, *values):
+        return self.connections.fetch(sql, *values)
+
+    async def aask(self, sql, *values):
+        return await self.connections.afetch(sql, *values)
+
+
+@asynccontextmanager
+async def borrowed(strategy):
+    """A connection of the event loop's own pool."""
+    pool = await strategy.connections._native()
+    async with pool.connection() as (connection, _kept):
+        yield connection
+
+
 @pytest.fixture
 def strategy(transactional_db):
-    return PostgresStrategy("postgres", timeout=PATIENCE)
+    return AskingStrategy("postgres", timeout=PATIENCE)
 
 
 @pytest.fixture(params=["sync", "async"])

@@ -20,7 +20,7 @@ from django_strategy_sessions.testing import later
 
 from ..conftest import in_postgres, run_in_loop
 from ..servers import database
-from .conftest import PATIENCE, TABLE, asked, backends, outside, pointed, wait_until
+from .conftest import PATIENCE, TABLE, asked, backends, borrowed, outside, pointed, wait_until
 
 pytestmark = in_postgres
 
@@ -44,7 +44,7 @@ def test_a_pool_that_is_in_use_is_an_outage_until_it_is_not(server):
 
     async def main():
         stored = await strategy.ainsert({"a": 1}, later())
-        async with strategy._borrowed(), strategy._borrowed():
+        async with borrowed(strategy), borrowed(strategy):
             with pytest.raises(StrategyUnavailable) as error:
                 await strategy.aload(stored.session_id)
         assert "in use" in str(error.value.__cause__)
@@ -101,8 +101,8 @@ def test_calls_that_are_cancelled_leave_a_pool_that_works(server):
         assert sum(answer is not None for answer in answers) > 100
         async with AsyncExitStack() as stack:
             for _ in range(4):
-                await stack.enter_async_context(strategy._borrowed())
-        assert len(backends()) <= 4
+                await stack.enter_async_context(borrowed(strategy))
+        wait_until(lambda: len(backends()) <= 4)
         await asyncio.gather(*map(visit, stored * 5))
 
     with asked(server) as _:

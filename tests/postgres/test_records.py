@@ -16,7 +16,7 @@ from django_strategy_sessions.strategies.postgres import PostgresStrategy
 from django_strategy_sessions.testing import later
 
 from ..conftest import POSTGRES, in_postgres
-from .conftest import TABLE, ask
+from .conftest import TABLE, ask, borrowed
 
 pytestmark = in_postgres
 
@@ -28,7 +28,7 @@ def test_ids_and_keys_cannot_be_read_out_of_the_table(settings):
     session.save()
     session_id, mac = session.session_key.split(".")
     ((everything,),) = ask(f"SELECT t::text FROM {TABLE} t")
-    assert '{"a":1}' in everything.replace('""', '"')
+    assert '{"a":\t1}' in everything.replace('""', '"')
     for secret in (session_id, mac, urlsafe_b64decode(f"{session_id}==").hex()):
         assert secret not in everything.replace("-", "")
 
@@ -61,7 +61,7 @@ class Misled(PostgresStrategy):
         _send(self.connection.connection, sql)
 
     async def amislead(self, sql):
-        async with self._borrowed() as connection:
+        async with borrowed(self) as connection:
             _send(connection, sql)
 
 
@@ -75,7 +75,7 @@ def test_an_answer_about_another_session_is_no_answer(do):
         mine = yield "insert", {"a": "mine"}, later()
         theirs = yield "insert", {"a": "theirs"}, later()
         key = records.hashed(theirs.session_id)
-        columns = "id::text, data, date_part('epoch', expires), date_part('epoch', created)"
+        columns = "id::text, data, date_part('epoch', expires), date_part('epoch', created), owner"
         yield "mislead", f"SELECT {columns} FROM {TABLE} WHERE id = '{key}'"
         with pytest.raises(StrategyUnavailable, match="another session"):
             yield "load", mine.session_id
