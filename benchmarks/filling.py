@@ -16,6 +16,7 @@ from django_redis import get_redis_connection
 
 from django_strategy_sessions import records, signing
 from django_strategy_sessions.models import StoredSession
+from django_strategy_sessions.values import encode_all
 
 from .settings import CACHES, Router
 from .sides import LOGIN, Data, Side, payload
@@ -73,7 +74,8 @@ def _ours() -> Any:
         data = {**common, "_auth_user_id": owner}
         created = expires - timedelta(seconds=AGE)
         stepped = datetime.fromtimestamp(-(-expires.timestamp() // STEP) * STEP, UTC)
-        row = records.hashed(session_id), records.seal(session_id, data), stepped, owner, created
+        key = records.hashed(session_id)
+        row = key, records.seal(key, encode_all(data)), stepped, owner, created
         return signing.sign(session_id, settings.SESSION_COOKIE_NAME), row
 
     common = payload(LENGTH, **LOGIN)

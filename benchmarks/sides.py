@@ -9,7 +9,6 @@ import string
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import sha1
 from importlib import import_module
 from typing import Any, Protocol
 from uuid import uuid4
@@ -140,7 +139,8 @@ def _view(request: HttpRequest) -> HttpResponse:
 # expiry to reckon, no look at what changed.
 _MAC = "0" * records.MAC_LENGTH
 _PAST, _FAR = "2020-01-01T00:00:00+00:00", "2099-01-01T00:00:00+00:00"
-_FAR_MS = 4_070_908_800_000
+_HOUR = 3_600_000  # milliseconds
+_MARKER = "-" * (2 * records.MAC_LENGTH + 32)  # what a rotation leaves under the old key
 
 
 def _dumped(data: Data) -> str:
@@ -171,8 +171,8 @@ class BarePostgres:
 
     def login(self, key: str) -> None:
         data, new = self.load(key), uuid4().hex
-        values = _dumped(data), _FAR, data.get("_auth_user_id"), new
-        self._one(postgres._ROTATE, *values, key, _PAST, _MAC)
+        row = new, _dumped(data), _FAR, data.get("_auth_user_id"), _FAR
+        self._one(postgres._MOVE, _MARKER, _FAR, _FAR, key, _PAST, _MAC, *row)
         data |= LOGIN
         self._swap(new, data)
 
@@ -180,7 +180,7 @@ class BarePostgres:
         self._one(postgres._DELETE, key)
 
     def _swap(self, key: str, data: Data) -> None:
-        values = _dumped(data), _FAR, data.get("_auth_user_id")
+        values = _dumped(data), _FAR, data.get("_auth_user_id"), _FAR
         self._one(postgres._SWAP, *values, key, _PAST, _MAC)
 
     def _one(self, sql: str, *values: Any) -> Any:
@@ -192,12 +192,14 @@ class BarePostgres:
 class BareRedis:
     def __init__(self) -> None:
         self.client = get_redis_connection("bare")
-        self.script = sha1(redis._SWAP.encode()).hexdigest()  # noqa: S324
-        self.client.script_load(redis._SWAP)
+        self.scripts = {
+            script: self.client.script_load(script)
+            for script in (redis._SWAP, redis._MOVE, redis._REMOVE)
+        }
 
     def create(self, data: Data) -> str:
         key = uuid4().hex
-        assert self.client.set(key, _dumped(data), pxat=_FAR_MS, nx=True)
+        assert self.client.set(key, _dumped(data), px=_HOUR, nx=True)
         return key
 
     def load(self, key: str) -> Data:
@@ -209,20 +211,19 @@ class BareRedis:
     def save(self, key: str) -> None:
         data = self.load(key)
         data["visits"] += 1
-        self._swap([key], data)
+        self._run(redis._SWAP, [key], _MAC, _dumped(data), _HOUR)
 
     def login(self, key: str) -> None:
         data, new = self.load(key), uuid4().hex
-        self._swap([key, new], data)
+        self._run(redis._MOVE, [key, new], _MAC, _MARKER, _HOUR, _dumped(data), _HOUR)
         data |= LOGIN
-        self._swap([new], data)
+        self._run(redis._SWAP, [new], _MAC, _dumped(data), _HOUR)
 
     def logout(self, key: str) -> None:
-        assert self.client.delete(key)
+        self._run(redis._REMOVE, [key])
 
-    def _swap(self, keys: list[str], data: Data) -> None:
-        answer = self.client.evalsha(self.script, len(keys), *keys, _MAC, _dumped(data), _FAR_MS)
-        assert answer == 1
+    def _run(self, script: str, keys: list[str], *values: Any) -> None:
+        assert self.client.evalsha(self.scripts[script], len(keys), *keys, *values) == 1
 
 
 @contextmanager
