@@ -12,7 +12,6 @@ from django.db import connections
 from django.http import HttpResponse
 from django.test import AsyncClient, AsyncRequestFactory, Client, RequestFactory
 from django.views.debug import ExceptionReporter
-from sessions_tests import tests as django_tests
 
 from django_strategy_sessions.engine import SessionStore
 from django_strategy_sessions.middleware import SessionMiddleware
@@ -36,16 +35,6 @@ def client():
 @pytest.fixture
 def user(transactional_db):
     return get_user_model().objects.create_user("ada", password="secret")
-
-
-class DjangosOwnTests(django_tests.SessionMiddlewareTests):
-    """Of its own middleware, unchanged, over ours."""
-
-    test_empty_session_saved = None  # looks into Django's own table; ours is in tests/engine
-
-    def setUp(self):
-        djangos, django_tests.SessionMiddleware = django_tests.SessionMiddleware, SessionMiddleware
-        self.addCleanup(setattr, django_tests, "SessionMiddleware", djangos)
 
 
 def test_another_thing_in_the_place_of_the_session_is_left_alone():
