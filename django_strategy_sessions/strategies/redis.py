@@ -30,7 +30,8 @@ _EXPIRES = slice(records.MAC_LENGTH, records.MAC_LENGTH + _DIGITS)
 _CREATED = slice(_EXPIRES.stop, _EXPIRES.stop + _DIGITS)
 
 # What is left is sent, by the application's clock: PX, and not PXAT, which goes by the server's.
-_MAC = f"redis.call('GETRANGE', KEYS[1], 0, {records.MAC_LENGTH - 1})"
+# pcall: what is no string has no mac, and is no session.
+_MAC = f"redis.pcall('GETRANGE', KEYS[1], 0, {records.MAC_LENGTH - 1})"
 # ARGV: the mac that is expected, the record to write, the milliseconds that it lives.
 _SWAP = f"""
 if {_MAC} ~= ARGV[1] then return 0 end
@@ -103,17 +104,26 @@ class RedisStrategy(SealedStrategy):
     def move(self, key: str, held: Row, marker: Row, new_key: str, row: Row) -> bool:
         claim = _change(held, marker)
         if self.clients.is_cluster():
-            # Two keys, two nodes. A crash between the two ends the session and never doubles it.
-            claimed = self.clients.script(_SWAP, [self.prefix + key], *claim)
-            return bool(claimed) and self.add(new_key, row)
+            # Two keys, two nodes. The new one is there before anybody is sent to it. A crash between
+            # the two leaves a record whose id nobody knows.
+            if not self.add(new_key, row):
+                return False
+            if self.clients.script(_SWAP, [self.prefix + key], *claim):
+                return True
+            self.remove(new_key)
+            return False
         keys = [self.prefix + key, self.prefix + new_key]
         return bool(self.clients.script(_MOVE, keys, *claim, *_change(held, row)[1:]))
 
     async def amove(self, key: str, held: Row, marker: Row, new_key: str, row: Row) -> bool:
         claim = _change(held, marker)
         if await self.clients.ais_cluster():
-            claimed = await self.clients.ascript(_SWAP, [self.prefix + key], *claim)
-            return bool(claimed) and await self.aadd(new_key, row)
+            if not await self.aadd(new_key, row):
+                return False
+            if await self.clients.ascript(_SWAP, [self.prefix + key], *claim):
+                return True
+            await self.aremove(new_key)
+            return False
         keys = [self.prefix + key, self.prefix + new_key]
         return bool(await self.clients.ascript(_MOVE, keys, *claim, *_change(held, row)[1:]))
 
@@ -177,8 +187,9 @@ def _change(held: Row, row: Row) -> tuple[str, str, int]:
 
 
 def _left(row: Row) -> int:
-    """Milliseconds: at least one, because Redis refuses zero."""
-    return max(1, -((datetime.now(UTC) - row.expires) // _MILLISECOND))
+    """Milliseconds: at least one, because Redis refuses zero; and one more than is left, because
+    Redis counts from the millisecond that has begun. The end is under the seal, too."""
+    return max(1, 1 - (datetime.now(UTC) - row.expires) // _MILLISECOND)
 
 
 def _compare(reply: Any, key: str, row: Row) -> None:
