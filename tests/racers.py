@@ -16,14 +16,13 @@ from pathlib import Path
 from threading import Barrier
 from urllib.parse import urlsplit
 
-from django.conf import settings
 from django.contrib.sessions.backends.base import UpdateError
 from django.db import connections
+from django.test import override_settings
 
 from django_strategy_sessions import records
 from django_strategy_sessions.engine import SessionStore
 from django_strategy_sessions.steps import arun, run
-from django_strategy_sessions.strategies import get_strategy
 from django_strategy_sessions.strategies.base import (
     Stored,
     StrategyUnavailable,
@@ -194,9 +193,7 @@ def serve():
         sys.stdout.flush()
 
     for way, strategy in map(json.loads, sys.stdin):
-        settings.SESSION_STRATEGY = strategy
-        get_strategy.cache_clear()
-        with closing(WAYS[way]()) as racers:
+        with override_settings(SESSION_STRATEGY=strategy), closing(WAYS[way]()) as racers:
             answer("begun")
             while (requests := json.loads(sys.stdin.readline())) is not None:
                 answer(racers.make(requests))

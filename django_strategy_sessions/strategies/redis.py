@@ -104,8 +104,8 @@ class RedisStrategy(SealedStrategy):
     def move(self, key: str, held: Row, marker: Row, new_key: str, row: Row) -> bool:
         claim = _change(held, marker)
         if self.clients.is_cluster():
-            # Two keys, two nodes. The new one is there before anybody is sent to it. A crash between
-            # the two leaves a record whose id nobody knows.
+            # Two keys, two nodes. The new one is there before anybody is sent to it. A crash
+            # between the two leaves a record whose id nobody knows.
             if not self.add(new_key, row):
                 return False
             if self.clients.script(_SWAP, [self.prefix + key], *claim):

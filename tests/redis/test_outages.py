@@ -152,7 +152,7 @@ def test_whoever_meets_a_primary_that_was_demoted_connects_anew(make, call):
 
 def test_connections_that_a_cache_has_already_do_not_lengthen_the_wait(server, make):
     strategy = make(server.url, timeout=0.5)
-    cache = caches[strategy.alias]
+    cache = caches[strategy.clients.alias]
     cache.set("cached", 1)
     stored = strategy.insert({"a": 1}, later())
     server.pause()

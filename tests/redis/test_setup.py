@@ -40,7 +40,7 @@ def test_an_alias_that_is_not_django_redis_is_answered_with_what_to_paste(settin
     exec(str(error.value).splitlines()[-1], namespace)
     assert namespace["CACHES"] != settings.CACHES
     settings.CACHES = namespace["CACHES"]
-    assert RedisStrategy(alias).alias == alias
+    assert RedisStrategy(alias).clients.alias == alias
 
 
 def test_a_subclass_of_django_redis_will_do(settings, server):
