@@ -1,7 +1,8 @@
-"""Records: whoever reads the store learns no id, and whoever writes it makes no session."""
+"""Records: someone who reads the store learns no id, and someone who writes it makes no session."""
 
 from __future__ import annotations
 
+import json
 import logging
 import pickle
 import secrets
@@ -12,10 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from django_strategy_sessions import records
-from django_strategy_sessions.records import SessionTooLarge, hashed, is_current, seal, unseal
+from django_strategy_sessions.records import SessionTooLarge, follow, hashed, is_current, is_moved
 from django_strategy_sessions.testing import EVERYTHING
+from django_strategy_sessions.values import Texts, decode_all, encode_all
 
 ID, OTHER = records.new_id(), records.new_id()
+KEY, OTHER_KEY = hashed(ID), hashed(OTHER)
 json_values = st.recursive(
     st.none()
     | st.booleans()
@@ -25,6 +28,15 @@ json_values = st.recursive(
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=20,
 )
+
+
+def seal(key, data, header=""):
+    return records.seal(key, encode_all(data), header)
+
+
+def unseal(key, record, header_length=0):
+    texts = records.unseal(key, record, header_length)
+    return None if texts is None else decode_all(texts)
 
 
 class PickleSerializer:
@@ -71,76 +83,128 @@ def test_the_hash_is_what_the_store_sees():
         assert (as_uuid := UUID(hashed(records.new_id()))).version == 4
         assert as_uuid.variant == RFC_4122
     assert hashed(ID) == hashed(ID) != hashed(OTHER)
-    assert ID not in seal(ID, {})
+    assert ID not in seal(KEY, {})
 
 
 @given(st.dictionaries(st.text(), json_values))
 def test_every_json_value_comes_back_exactly(data):
-    assert repr(unseal(ID, seal(ID, data))) == repr(data)
+    assert repr(unseal(KEY, seal(KEY, data))) == repr(data)
 
 
 @pytest.mark.parametrize("serializer", [PickleSerializer, RawSerializer])
 def test_other_serializers_come_back_exactly(settings, serializer):
     settings.SESSION_SERIALIZER = f"{__name__}.{serializer.__name__}"
-    record = seal(ID, {"text": "a\0b"})
+    record = seal(KEY, {"text": "a\0b"})
     assert "\0" not in record
-    assert unseal(ID, record) == {"text": "a\0b"}
+    assert unseal(KEY, record) == {"text": "a\0b"}
 
 
 def test_a_record_of_another_session_is_no_session():
-    assert unseal(OTHER, seal(ID, {"user": 1})) is None
+    assert unseal(OTHER_KEY, seal(KEY, {"user": 1})) is None
 
 
 def test_no_change_of_a_record_unseals(caplog):
-    record = seal(ID, {"canary": "CANARY"})
+    record = seal(KEY, {"canary": "CANARY"})
     for position in range(len(record)):
-        assert unseal(ID, record[:position]) is None
+        assert unseal(KEY, record[:position]) is None
         for letter in "tbA0 é\0":
             changed = record[:position] + letter + record[position + 1 :]
-            assert changed == record or unseal(ID, changed) is None
-    assert unseal(ID, record + " ") is None
+            assert changed == record or unseal(KEY, changed) is None
+    assert unseal(KEY, record + " ") is None
     assert {r.name for r in caplog.records} == {"django.security.SuspiciousSession"}
     assert "CANARY" not in caplog.text
     assert ID not in caplog.text
 
 
-def test_what_is_not_a_dict_is_no_session(caplog):
-    for value in ([], "text", 5, None):
-        assert unseal(ID, seal(ID, value)) is None
-    assert "did not hold a dict" in caplog.text
+def test_each_name_has_a_line_that_people_can_read():
+    data = {"cart": ["tea\n", "\t", {"n": 1}], 'a\tb\n"': "\ud800\0", "user": 7}
+    record = seal(KEY, data, "header")
+    assert record.isascii()
+    assert record[records.MAC_LENGTH :] == (
+        'headerj{"cart":\t["tea\\n","\\t",{"n":1}],\n"a\\tb\\n\\"":\t"\\ud800\\u0000",\n"user":\t7}'
+    )
+    assert json.loads(record[records.MAC_LENGTH + len("headerj") :]) == data
+    assert unseal(KEY, record, len("header")) == data
+    assert unseal(KEY, seal(KEY, {})) == {}
+
+
+@given(st.dictionaries(st.text(), json_values))
+def test_no_tab_or_newline_stands_inside_a_name_or_a_value(data):
+    body = seal(KEY, data)[records.MAC_LENGTH :]
+    assert body.count("\t") == len(data)
+    assert body.count("\n") == max(0, len(data) - 1)
+
+
+def test_a_rotation_leaves_the_way_to_the_new_key_and_nothing_else():
+    marker = records.moved(KEY, OTHER_KEY)
+    assert is_moved(marker)
+    assert follow(KEY, marker) == OTHER_KEY
+    assert not is_moved(seal(KEY, {"a": 1}))
+    assert unseal(KEY, marker) is None
+    assert len(marker) == 2 * records.MAC_LENGTH + len(KEY)
+
+
+def test_nobody_who_writes_the_store_leads_a_session_elsewhere():
+    marker, third = records.moved(KEY, OTHER_KEY), hashed(records.new_id())
+    assert follow(third, marker) is None
+    assert follow(KEY, records.moved(third, OTHER_KEY)) is None
+    assert follow(KEY, marker.replace(OTHER_KEY, third)) is None
+    sealed = seal(KEY, {"a": 1})
+    assert follow(KEY, records.MOVED + sealed) is None
+    for position in range(records.MAC_LENGTH, len(marker)):
+        assert follow(KEY, marker[:position]) is None
+        changed = f"{marker[:position]}{'b' if marker[position] == 'a' else 'a'}"
+        assert follow(KEY, changed + marker[position + 1 :]) is None
+
+
+def test_a_marker_outlives_a_change_of_secrets(settings):
+    settings.SESSION_COOKIE_SECRETS = ["o" * 32]
+    marker = records.moved(KEY, OTHER_KEY)
+    settings.SESSION_COOKIE_SECRETS = ["n" * 32, "o" * 32]
+    assert follow(KEY, marker) == OTHER_KEY
+    settings.SESSION_COOKIE_SECRETS = ["n" * 32]
+    assert follow(KEY, marker) is None
+
+
+def test_what_another_serializer_cannot_read_is_no_session(settings, caplog):
+    """As after the loss of an encryption key."""
+    settings.SESSION_SERIALIZER = f"{__name__}.PickleSerializer"
+    lost = Texts({"text": '"bm90IGEgcGlja2xl"'})  # in base64: not a pickle
+    assert records.unseal(KEY, records.seal(KEY, lost)) is None
+    assert "could not be read (UnpicklingError)" in caplog.text
 
 
 def test_a_record_of_another_serializer_is_no_session(settings, caplog):
-    record = seal(ID, {"text": "CANARY"})
+    record = seal(KEY, {"text": "CANARY"})
     settings.SESSION_SERIALIZER = f"{__name__}.PickleSerializer"
-    assert unseal(ID, record) is None
+    assert unseal(KEY, record) is None
     assert "CANARY" not in caplog.text
 
 
 def test_secrets_rotate(settings):
     settings.SESSION_COOKIE_SECRETS = ["o" * 32]
-    record = seal(ID, EVERYTHING)
+    record = seal(KEY, EVERYTHING)
     settings.SESSION_COOKIE_SECRETS = ["n" * 32, "o" * 32]
-    assert unseal(ID, record) == EVERYTHING
-    assert not is_current(ID, record)
-    assert is_current(ID, seal(ID, EVERYTHING))
+    assert unseal(KEY, record) == EVERYTHING
+    assert not is_current(KEY, record)
+    assert is_current(KEY, seal(KEY, EVERYTHING))
     settings.SESSION_COOKIE_SECRETS = ["n" * 32]
-    assert unseal(ID, record) is None
+    assert unseal(KEY, record) is None
 
 
 def test_a_session_beyond_the_limit_is_refused(settings):
     with pytest.raises(SessionTooLarge, match="1,048,576"):
-        seal(ID, {"a": "x" * (1024 * 1024)})
+        seal(KEY, {"a": "x" * (1024 * 1024)})
     settings.SESSION_MAX_SIZE = 20
-    seal(ID, {"a": "x" * 12})
+    seal(KEY, {"a": "x" * 12})
     with pytest.raises(SessionTooLarge) as error:
-        seal(ID, {"a": "CANARY" * 3})
+        seal(KEY, {"a": "CANARY" * 3})
     assert "CANARY" not in str(error.value)
 
 
 def test_a_mac_is_not_taken_for_a_key():
     # Keys and seals are made under different keys of one secret.
-    assert seal(ID, {})[:17] not in records.signing.sign(ID, "record")
+    assert seal(KEY, {})[:17] not in records.signing.sign(ID, "record")
 
 
 def test_logging_goes_to_the_name_that_projects_watch():
