@@ -340,7 +340,7 @@ class State:
         raw = self.data.raw()
         for name in {**texts, **stored.texts}:
             theirs, known = stored.texts.get(name), texts.get(name)
-            if theirs is not known and theirs != known and _mine(raw, name) == known:
+            if theirs is not known and theirs != known and _is_still(raw, name, known):
                 if theirs is None:
                     self.data.pop(name, None)
                 else:
@@ -351,11 +351,14 @@ def _text(raw: Texts, name: str) -> Any:
     return raw[name] if type(raw[name]) is Text else encode(name, raw[name])
 
 
-def _mine(raw: Texts, name: str) -> Any:
+def _is_still(raw: Texts, name: str, known: str | None) -> bool:
+    """Whether the request holds of a name what was known."""
+    if name not in raw or known is None:
+        return name not in raw and known is None
     try:
-        return _text(raw, name) if name in raw else None
-    except TypeError:
-        return ""  # not what anybody has stored
+        return same(_text(raw, name), known)
+    except TypeError:  # it cannot be serialized, so nobody has stored it
+        return False
 
 
 # -- expiry ---------------------------------------------------------------------------------------

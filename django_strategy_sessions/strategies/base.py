@@ -360,5 +360,5 @@ def _applied(name: str, apply: Apply, text: Text | None) -> Text:
 
 def brings_user(before: Mapping[str, Any], texts: Mapping[str, Any]) -> bool:
     """Whether somebody signs in with this change."""
-    user = texts.get(USER)
-    return user is not None and user != before.get(USER)
+    user, was = texts.get(USER), before.get(USER)
+    return user is not None and (was is None or not same(user, was))
