@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import ItemsView, Iterator, Mapping, ValuesView
 from typing import Any
 
+from .hidden import HiddenDict
 from .values import Data, Text, Texts, decode, text_of_name
 
 _MISSING: Any = object()
 
 
-class Draft(dict[str, Any]):
+class Draft(HiddenDict):
     """A session's data. Starts as the stored texts; a value is decoded when it is first asked for.
 
     Decoding makes a new object, so the stored text stays what it was, and a name that nobody looks
@@ -25,7 +26,11 @@ class Draft(dict[str, Any]):
         return value
 
     def __setitem__(self, name: Any, value: Any) -> None:
-        dict.__setitem__(self, name if type(name) is str else text_of_name(name), value)
+        try:
+            dict.__setitem__(self, name if type(name) is str else text_of_name(name), value)
+        except TypeError:
+            del value  # error reports show local variables
+            raise
 
     def __delitem__(self, name: Any) -> None:
         dict.__delitem__(self, name if type(name) is str else _as_read(name))
@@ -60,8 +65,10 @@ class Draft(dict[str, Any]):
         return self[name]
 
     def update(self, *args: Any, **kwargs: Any) -> None:
-        for name, value in dict(*args, **kwargs).items():
-            self[name] = value
+        given = HiddenDict(*args, **kwargs)
+        del args, kwargs
+        for name in given:
+            self[name] = given[name]
 
     def values(self) -> ValuesView[Any]:  # type: ignore[override]  # typeshed: dict_values
         self._decode_all()
@@ -84,10 +91,7 @@ class Draft(dict[str, Any]):
     def __eq__(self, other: object) -> bool:
         return self.copy() == other
 
-    __hash__ = None
-
-    def __repr__(self) -> str:
-        return f"<{len(self)} names>"  # error reports show it
+    __hash__ = None  # type: ignore[assignment]
 
     def raw(self) -> Texts:
         """Names and values as they are: texts, where nobody asked. A copy that is made in one step,

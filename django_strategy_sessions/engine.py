@@ -15,11 +15,12 @@ from django.utils import timezone
 from django.utils.module_loading import import_string
 
 from .draft import Draft
+from .hidden import HiddenDict
 from .signing import sign, unsign
 from .state import State, expires_after
 from .steps import Steps, arun, call, run
 from .strategies import get_strategy
-from .strategies.base import EXPIRY, USER, SessionStrategy, StrategyUnavailable
+from .strategies.base import EXPIRY, USER, Apply, SessionStrategy, StrategyUnavailable
 
 if not apps.is_installed("django_strategy_sessions"):
     # No check can say so: those of an app that is not installed are not there.
@@ -107,13 +108,71 @@ class SessionStore(SessionBase):
         self.modified = True
         return value
 
+    # Error reports show local variables: a value is deleted before an error goes on.
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        try:
+            self._get_session()[name] = value
+        except Exception:
+            del value
+            raise
+        self.modified = True
+
+    async def aset(self, name: str, value: Any) -> None:
+        try:
+            (await self._aget_session())[name] = value
+        except Exception:
+            del value
+            raise
+        self.modified = True
+
+    def setdefault(self, name: str, value: Any) -> Any:  # type: ignore[override]  # the stubs': a dict's
+        try:
+            absent = name not in self._get_session()
+        except Exception:
+            del value
+            raise
+        if absent:
+            self[name] = value
+        return self._state.data[name]
+
+    async def asetdefault(self, name: str, value: Any) -> Any:
+        try:
+            absent = name not in await self._aget_session()
+        except Exception:
+            del value
+            raise
+        if absent:
+            self[name] = value
+        return self._state.data[name]
+
+    def update(self, dict_: Any) -> None:  # type: ignore[override]
+        data = HiddenDict(dict_)
+        del dict_
+        self._get_session().update(data)
+        self.modified = True
+
+    async def aupdate(self, dict_: Any) -> None:
+        data = HiddenDict(dict_)
+        del dict_
+        (await self._aget_session()).update(data)
+        self.modified = True
+
     def flash(self, name: str, value: Any) -> None:
         """Keep `value` until a request that has read it is saved (React Router's ``flash``)."""
-        self._get_session()
+        try:
+            self._get_session()
+        except Exception:
+            del value
+            raise
         self._state.flash(name, value)
 
     async def aflash(self, name: str, value: Any) -> None:
-        await self._aget_session()
+        try:
+            await self._aget_session()
+        except Exception:
+            del value
+            raise
         self._state.flash(name, value)
 
     def clear(self) -> None:
@@ -209,10 +268,14 @@ class SessionStore(SessionBase):
             raise
 
     def exists(self, session_key: str | None) -> bool:
-        return self._run(self._exists(session_key))
+        steps = State(_session_id(session_key)).exists()
+        del session_key  # error reports show local variables
+        return self._run(steps)
 
     async def aexists(self, session_key: str | None) -> bool:
-        return await self._arun(self._exists(session_key))
+        steps = State(_session_id(session_key)).exists()
+        del session_key
+        return await self._arun(steps)
 
     def load(self) -> dict[str, Any]:
         return self._run(self._load())
@@ -238,10 +301,14 @@ class SessionStore(SessionBase):
         No concurrent change is lost: if the stored value is another by the time of writing,
         `function` runs again on that. Raises `UpdateError` if the session is gone.
         """
-        return self._run(self._apply(name, function, default))
+        change = Apply(function, default)
+        del default  # error reports show local variables
+        return self._run(self._apply(name, change))
 
     async def aapply(self, name: str, function: Callable[[Any], Any], default: Any = None) -> Any:
-        return await self._arun(self._apply(name, function, default))
+        change = Apply(function, default)
+        del default
+        return await self._arun(self._apply(name, change))
 
     def cycle_key(self) -> None:
         self._run(self._cycle_key())
@@ -250,10 +317,14 @@ class SessionStore(SessionBase):
         await self._arun(self._cycle_key())
 
     def delete(self, session_key: str | None = None) -> None:
-        self._run(self._delete(session_key))
+        session_id = self._state.session_id if session_key is None else _session_id(session_key)
+        del session_key
+        self._run(self._delete(session_id))
 
     async def adelete(self, session_key: str | None = None) -> None:
-        await self._arun(self._delete(session_key))
+        session_id = self._state.session_id if session_key is None else _session_id(session_key)
+        del session_key
+        await self._arun(self._delete(session_id))
 
     def flush(self) -> None:
         self._run(self._flush())
@@ -270,9 +341,6 @@ class SessionStore(SessionBase):
     async def aclear_expired(cls) -> None:
         async for _count in get_strategy().aclear_expired(_BATCH_SIZE):
             pass
-
-    def _exists(self, session_key: str | None) -> Steps[bool]:
-        return (yield from State(_session_id(session_key)).load()) is not None
 
     def _load(self) -> Steps[dict[str, Any]]:
         stored = yield from self._state.load()
@@ -298,10 +366,10 @@ class SessionStore(SessionBase):
             if not (yield from self._state.commit(self._expires(), sends_key)):
                 raise UpdateError
 
-    def _apply(self, name: str, function: Callable[[Any], Any], default: Any) -> Steps[Any]:
+    def _apply(self, name: str, change: Apply) -> Steps[Any]:
         self.accessed = True
         yield from self._state.open()
-        if not (yield from self._state.apply(name, function, default, self._expires())):
+        if not (yield from self._state.apply(name, change, self._expires())):
             raise UpdateError
         return self._state.read(name)
 
@@ -314,8 +382,7 @@ class SessionStore(SessionBase):
         if not rotated and (self._state.stored is None or USER not in self._state.stored.texts):
             yield from self._state.insert(self._expires())
 
-    def _delete(self, session_key: str | None) -> Steps[None]:
-        session_id = self._state.session_id if session_key is None else _session_id(session_key)
+    def _delete(self, session_id: str | None) -> Steps[None]:
         if session_id is not None:
             yield from call(SessionStrategy.delete_data, session_id)
 
@@ -374,13 +441,10 @@ class SessionStore(SessionBase):
 
     def is_kept(self) -> bool:
         """Whether the store holds the session now."""
-        return self._run(self._is_kept())
+        return self._run(self._state.exists())
 
     async def ais_kept(self) -> bool:
-        return await self._arun(self._is_kept())
-
-    def _is_kept(self) -> Steps[bool]:
-        return (yield from self._state.load()) is not None
+        return await self._arun(self._state.exists())
 
     # -- expiry: SessionBase's, but reckoned in UTC, for local time has an hour that comes twice ---
 

@@ -1,13 +1,38 @@
-"""Strings that error reports do not show."""
+"""What error reports do not show.
+
+Django's error reports and Sentry print the local variables of every frame by their ``repr`` (ASVS
+16.2.5). Where a variable cannot be one of these, it is deleted before the error goes on.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class Hidden(str):
-    """Session ids, records and session data: Django's error reports and Sentry print the local
-    variables of every frame by their ``repr`` (ASVS 16.2.5)."""
+    """A session id, a record, or a piece of one."""
 
     __slots__ = ()
 
     def __repr__(self) -> str:
         return "<hidden>"
+
+
+class HiddenBytes(bytes):
+    """The same on its way to a server."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "<hidden>"
+
+
+class HiddenDict(dict[str, Any]):
+    """A session's data by name."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} names>"
+
+    __sentry_repr__ = __repr__  # Sentry would list what is in a dict

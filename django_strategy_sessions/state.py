@@ -14,7 +14,15 @@ from typing import Any, NamedTuple
 from .conf import conf
 from .draft import Draft
 from .steps import Steps, call
-from .strategies.base import USER_PREFIX, Apply, SessionStrategy, Stored, Texts, brings_user
+from .strategies.base import (
+    USER_PREFIX,
+    Apply,
+    SessionStrategy,
+    Stored,
+    Texts,
+    applied,
+    brings_user,
+)
 from .turns import Turn
 from .values import Text, decode, encode, flash_name, same, text_of_name
 
@@ -170,6 +178,10 @@ class State:
             self.session_id, *self.others = self.others
         return None
 
+    def exists(self) -> Steps[bool]:
+        """Whether the store holds it now."""
+        return (yield from self.load()) is not None
+
     def open(self, no_load: bool = False) -> Steps[None]:
         """Load, if that was not done. A session that is not there has no id from then on."""
         if self.loaded:
@@ -228,19 +240,17 @@ class State:
         yield from self._go_on(texts, written)
         return True
 
-    def apply(
-        self, name: str, function: Callable[[Any], Any], default: Any, expires: datetime
-    ) -> Steps[bool]:
+    def apply(self, name: str, change: Apply, expires: datetime) -> Steps[bool]:
         """Change one stored name atomically, and nothing else. False: the session is gone."""
         name = text_of_name(name)
         yield from self.open()
         yield from self.take_back()
         if (stored := (yield from self._found())) is None:
-            text = encode(name, function(decode(encode(name, default))))
+            text = applied(name, change, None)
             expires = _capped(expires, datetime.now(UTC))
             written = yield from call(SessionStrategy.insert, Texts({name: text}), expires)
         else:
-            texts = Texts({**stored.texts, name: Apply(function, default)})
+            texts = Texts({**stored.texts, name: change})
             expires = _capped(expires, stored.created)
             merged = yield from call(SessionStrategy.merge, stored, texts, expires)
             if merged is None:

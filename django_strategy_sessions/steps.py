@@ -41,6 +41,9 @@ def run(target: object, steps: Steps[T]) -> T:
     except StopIteration as stop:
         answer: T = stop.value
         return answer
+    except BaseException:
+        arguments, result = [], None  # error reports show local variables
+        raise
 
 
 async def arun(target: object, steps: Steps[T]) -> T:
@@ -56,3 +59,6 @@ async def arun(target: object, steps: Steps[T]) -> T:
     except StopIteration as stop:
         answer: T = stop.value
         return answer
+    except BaseException:
+        arguments, result = [], None  # error reports show local variables
+        raise

@@ -276,12 +276,18 @@ class SessionStorage(Generic[D, F]):
         self, source: HttpRequest | str | None = None, **options: Unpack[CookieOptions]
     ) -> Session[D, F]:
         """The session of a request or ``Cookie`` header; a new one where there is none."""
-        return run(self.strategy, self._get(source, options))
+        session = self._find(source, options)
+        del source  # error reports show local variables
+        run(self.strategy, session._state.open())
+        return session
 
     async def aget_session(
         self, source: HttpRequest | str | None = None, **options: Unpack[CookieOptions]
     ) -> Session[D, F]:
-        return await arun(self.strategy, self._get(source, options))
+        session = self._find(source, options)
+        del source
+        await arun(self.strategy, session._state.open())
+        return session
 
     def commit_session(
         self,
@@ -334,14 +340,11 @@ class SessionStorage(Generic[D, F]):
         async with session._state.turn:
             return await arun(self.strategy, self._destroy(session, response, options))
 
-    def _get(
-        self, source: HttpRequest | str | None, options: CookieOptions
-    ) -> Steps[Session[D, F]]:
+    def _find(self, source: HttpRequest | str | None, options: CookieOptions) -> Session[D, F]:
         session: Session[D, F] = Session()
         if ids := self.cookie.with_options(**options).session_ids(source):
             session._state = State(ids[0], ids[1:])
         session._state.loaded = False
-        yield from session._state.open()
         return session
 
     def _commit(

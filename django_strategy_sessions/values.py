@@ -18,7 +18,7 @@ from django.core.signals import setting_changed
 from django.core.signing import JSONSerializer
 from django.utils.module_loading import import_string
 
-from .hidden import Hidden
+from .hidden import Hidden, HiddenDict
 
 Data = dict[str, Any]
 
@@ -29,13 +29,10 @@ class Text(Hidden):
     __slots__ = ()
 
 
-class Texts(dict[str, Any]):
+class Texts(HiddenDict):
     """A session's texts by name."""
 
     __slots__ = ()
-
-    def __repr__(self) -> str:
-        return f"<{len(self)} texts>"
 
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
@@ -79,11 +76,11 @@ def same(one: str, another: str) -> bool:
 
 
 def encode_all(data: Mapping[str, Any]) -> Texts:
-    return Texts({name: encode(name, value) for name, value in data.items()})
+    return Texts({name: encode(name, data[name]) for name in data})
 
 
 def decode_all(texts: Mapping[str, str]) -> Data:
-    return {name: decode(text) for name, text in texts.items()}
+    return HiddenDict({name: decode(text) for name, text in texts.items()})
 
 
 def text_of_name(name: object) -> str:

@@ -26,7 +26,7 @@ IMPORTS = {
     "admin": {"models"},
     "middleware": {"engine", BASE, "cookies", "unavailable", "steps", "conf"},
     "unavailable": set(),
-    "engine": {"state", "draft", "strategies", BASE, "signing", "steps"},
+    "engine": {"state", "draft", "strategies", BASE, "signing", "steps", "hidden"},
     "": {"storage", "typed", BASE},
     "storage": {"state", "draft", "strategies", BASE, "values", "cookies", "signing", "steps"},
     "messages": set(),
@@ -34,7 +34,7 @@ IMPORTS = {
     "testing": {"records", BASE, "values", "steps"},
     # the core that the faces share: texts
     "state": {"draft", "turns", BASE, "values", "steps", "conf"},
-    "draft": {"values"},
+    "draft": {"values", "hidden"},
     "turns": set(),
     # the stores: rows, and the plumbing to each server
     "strategies.memory": {SEALED, "records"},
@@ -48,14 +48,14 @@ IMPORTS = {
     "strategies.database": {
         *("strategies.forks", SEALED, BASE, "records", "models", "steps", "hidden"),
     },
-    "strategies.redis": {"strategies.redis_clients", SEALED, BASE, "records", "hidden"},
-    "strategies.redis_clients": {"strategies.loops", BASE, "steps"},
+    "strategies.redis": {"strategies.redis_clients", SEALED, BASE, "records"},
+    "strategies.redis_clients": {"strategies.loops", BASE, "steps", "hidden"},
     "strategies.forks": set(),
     # every rule about a session at rest, and the contract
-    SEALED: {"strategies.loops", BASE, "records", "values", "steps"},
+    SEALED: {"strategies.loops", BASE, "records", "values", "steps", "hidden"},
     "strategies.loops": set(),
     "strategies": {BASE, "conf"},  # and by its dotted path the strategy of the project
-    BASE: {"values", "steps"},
+    BASE: {"values", "steps", "hidden"},
     "models": set(),
     # what all of them stand on
     "records": {"values", "signing", "conf", "hidden"},

@@ -54,6 +54,7 @@ from typing import Any, ClassVar, NamedTuple
 from asgiref.sync import sync_to_async
 from django.core.checks import CheckMessage
 
+from ..hidden import Hidden, HiddenDict
 from ..steps import Steps, arun, call, run
 from ..values import Data, Text, Texts, decode, decode_all, encode, encode_all, is_flash, same
 
@@ -65,6 +66,7 @@ __all__ = [
     "Stored",
     "StrategyUnavailable",
     "Texts",
+    "applied",
     "as_texts",
     "brings_user",
     "reconcile",
@@ -137,6 +139,9 @@ class Apply(NamedTuple):
 
     def __repr__(self) -> str:
         return "<Apply>"  # error reports show it
+
+    def __sentry_repr__(self) -> str:
+        return repr(self)
 
 
 class SessionStrategy:
@@ -269,6 +274,7 @@ class SessionStrategy:
 def _load(session_id: str) -> Steps[Stored | None]:
     data: Any = yield from call(SessionStrategy.read_data, session_id)
     if isinstance(data, dict):
+        data = HiddenDict(data)
         return Stored(session_id, encode_all(data))
     if data:
         raise TypeError(f"read_data() must return a dict or None, not {type(data).__name__}")
@@ -279,7 +285,7 @@ def _insert(texts: Texts, expires: datetime) -> Steps[Stored]:
     session_id: Any = yield from call(SessionStrategy.create_data, decode_all(texts), expires)
     if not isinstance(session_id, str) or not session_id:
         raise TypeError(f"create_data() must return an id (str), not {type(session_id).__name__}")
-    return Stored(session_id, texts, expires)
+    return Stored(Hidden(session_id), texts, expires)
 
 
 def _merge(stored: Stored, texts: Texts, expires: datetime) -> Steps[Stored | None]:
@@ -346,14 +352,15 @@ def reconcile(
     if Apply in map(type, texts.values()):
         texts = Texts(
             {
-                name: _applied(name, text, theirs.get(name)) if isinstance(text, Apply) else text
+                name: applied(name, text, theirs.get(name)) if isinstance(text, Apply) else text
                 for name, text in texts.items()
             }
         )
     return texts, expires
 
 
-def _applied(name: str, apply: Apply, text: Text | None) -> Text:
+def applied(name: str, apply: Apply, text: Text | None) -> Text:
+    """The text that `apply` makes of the stored one."""
     text = encode(name, apply.default) if text is None else text
     return encode(name, apply.function(decode(text)))
 

@@ -42,6 +42,15 @@ _MAC = Left("data", records.MAC_LENGTH)
 locking: ContextVar[bool] = ContextVar("locking", default=False)
 
 
+class _Rows(QuerySet[StoredSession]):
+    """Error reports would fetch the rows to show them."""
+
+    def __repr__(self) -> str:
+        return "<sessions>"
+
+    __sentry_repr__ = __repr__
+
+
 class DatabaseStrategy(SealedStrategy):
     """`using`: an alias in ``DATABASES``; by default, where the router sends the model's writes.
 
@@ -63,9 +72,7 @@ class DatabaseStrategy(SealedStrategy):
             rows = rows.select_for_update()
         try:
             with answers:
-                found = next(
-                    iter(rows.values_list("data", "expires", "created", "owner")[:1]), None
-                )
+                found = next(iter(rows[:1]), None)
         except (DataError, ValueError, OverflowError):
             log_damaged()
             return None
@@ -197,7 +204,7 @@ class DatabaseStrategy(SealedStrategy):
         return self._all().filter(expires__lte=datetime.now(UTC))
 
     def _all(self) -> QuerySet[StoredSession]:
-        return StoredSession.objects.using(self.alias)
+        return _Rows(StoredSession, using=self.alias)
 
     def _insert_row(self, key: str, row: Row) -> None:
         StoredSession(id=key, **_values(row)).save(force_insert=True, using=self.alias)
@@ -236,7 +243,18 @@ def _is_outage(error: BaseException) -> bool:
     return sqlite != "SQLITE_ERROR" and error.args[:1] not in {(1054,), (1366,)}
 
 
-answers: Answers = Answers(_is_outage, "The sessions' database could not answer.")
+class _Answers(Answers):
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        super().__exit__(kind, error, traceback)
+        # PostgreSQL shows the row that it refuses: its data, for everybody who reads the error.
+        refusal = getattr(getattr(error, "__cause__", None), "diag", None)
+        if isinstance(error, IntegrityError) and refusal is not None:
+            message = refusal.message_primary
+            del error, refusal
+            raise IntegrityError(message) from None
+
+
+answers: Answers = _Answers(_is_outage, "The sessions' database could not answer.")
 
 
 def sqlstate(error: BaseException | None) -> str | None:

@@ -14,7 +14,6 @@ from django.core.checks import CheckMessage
 from redis.exceptions import ResponseError
 
 from .. import records
-from ..hidden import Hidden
 from .base import StrategyUnavailable
 from .redis_clients import ClusterConnectionFactory, RedisClients
 from .sealed import Row, SealedStrategy, log_damaged
@@ -158,12 +157,12 @@ def _row(record: str | None) -> Row | None:
     if record is None:
         return None
     if records.is_moved(record):  # which the server forgets in time
-        return Row(Hidden(record), _NEVER, _NEVER)
+        return Row(record, _NEVER, _NEVER)
     try:
         expires, created = _moment(record[_EXPIRES]), _moment(record[_CREATED])
     except ValueError:
         expires = created = _NEVER  # it will not unseal
-    return Row(Hidden(record), expires, created)
+    return Row(record, expires, created)
 
 
 def _moment(digits: str) -> datetime:

@@ -50,6 +50,7 @@ from redis.exceptions import (
 )
 from redis.retry import Retry
 
+from ..hidden import Hidden, HiddenBytes
 from ..steps import Steps, arun, run
 from .base import Answers, StrategyUnavailable
 from .loops import PerLoop
@@ -837,10 +838,12 @@ def _talk(connection: Any, commands: list[Command], limit: float | None) -> list
     return [_reply(connection) for _ in commands]
 
 
-def _packed(connection: Any, commands: list[Command]) -> Any:
+def _packed(connection: Any, commands: list[Command]) -> list[HiddenBytes]:
     if len(commands) == 1:
-        return connection.pack_command(*commands[0])
-    return connection.pack_commands(commands)
+        packed = connection.pack_command(*commands[0])
+    else:
+        packed = connection.pack_commands(commands)
+    return list(map(HiddenBytes, packed))
 
 
 def _reply(connection: Any) -> Any:
@@ -934,7 +937,7 @@ def _sha(script: str) -> str:
 
 def _text(reply: Any) -> Any:
     if isinstance(reply, bytes):
-        return reply.decode(errors="replace")  # what was forged does not unseal
+        return Hidden(reply.decode(errors="replace"))  # what was forged does not unseal
     return [_text(each) for each in reply] if isinstance(reply, list) else reply
 
 

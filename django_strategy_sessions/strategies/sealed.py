@@ -19,6 +19,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar, cast
 from asgiref.sync import sync_to_async
 
 from .. import records
+from ..hidden import Hidden
 from ..steps import Steps, arun, call, run
 from ..values import decode
 from .base import (
@@ -59,10 +60,13 @@ class Row(NamedTuple):
 
     @property
     def mac(self) -> str:
-        return self.record[: records.MAC_LENGTH]
+        return Hidden(self.record[: records.MAC_LENGTH])
 
     def __repr__(self) -> str:
         return f"<Row until {self.expires}>"
+
+    def __sentry_repr__(self) -> str:
+        return repr(self)
 
 
 class Held(NamedTuple):
