@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
+from django.apps import apps
 from django.conf import settings
 from django.contrib.sessions.middleware import SessionMiddleware
 from django.core import checks
@@ -14,11 +16,12 @@ from django.utils.module_loading import import_string
 
 from .conf import DEFAULTS, conf
 from .cookies import refusals
-from .signing import project_secrets
+from .signing import SHORTEST_SECRET, project_secrets
 from .strategies import get_strategy
 
 ENGINE = "django_strategy_sessions.engine"
 APP = "django_strategy_sessions"
+DISTRIBUTION = "django-strategy-sessions"
 MIDDLEWARE = "django_strategy_sessions.middleware.SessionMiddleware"
 
 
@@ -27,15 +30,28 @@ def check_sessions(**kwargs: Any) -> list[CheckMessage]:
     return [*_secrets(), *_ages_and_sizes(), *_cookie(), *_strategy(), *_project()]
 
 
+@checks.register(Tags.security, deploy=True)
+def check_deployment(**kwargs: Any) -> list[CheckMessage]:
+    return [*_processes(), *_djangos_app()]
+
+
 def _secrets() -> Iterator[CheckMessage]:
     try:
-        project_secrets()
+        newest = project_secrets()[0]
     except ImproperlyConfigured as error:
         yield Error(
             str(error),
             hint='SESSION_COOKIE_SECRETS = [os.environ["SESSION_SECRET"]]'
             "  # made by: python -c 'import secrets; print(secrets.token_urlsafe(48))'",
             id="strategy_sessions.E001",
+        )
+        return
+    if len(newest) < SHORTEST_SECRET:  # others are refused in SESSION_COOKIE_SECRETS
+        yield checks.Warning(
+            f"SECRET_KEY signs the sessions' keys and is shorter than {SHORTEST_SECRET} bytes.",
+            hint='SECRET_KEY = os.environ["SECRET_KEY"]'
+            "  # made by: python -c 'import secrets; print(secrets.token_urlsafe(48))'",
+            id="strategy_sessions.W007",
         )
 
 
@@ -63,7 +79,8 @@ def _strategy() -> Iterator[CheckMessage]:
         cause = f" ({error.__cause__})" if error.__cause__ else ""
         yield Error(
             f"{error}{cause}",
-            hint=f'SESSION_STRATEGY = "{DEFAULTS["SESSION_STRATEGY"]}"',
+            hint=_missing_driver(error.__cause__)
+            or f'SESSION_STRATEGY = "{DEFAULTS["SESSION_STRATEGY"]}"',
             id="strategy_sessions.E004",
         )
         return
@@ -78,7 +95,52 @@ def _strategy() -> Iterator[CheckMessage]:
     yield from strategy.check()
 
 
+def _missing_driver(error: BaseException | None) -> str | None:
+    """The command that installs what a strategy could not import."""
+    if not isinstance(error, ImportError):
+        return None
+    # psycopg alone is not enough: it needs a libpq, which its extra brings.
+    root = "psycopg" if "pq wrapper" in str(error) else (error.name or "").partition(".")[0]
+    return _DRIVERS.get(root)
+
+
+_REDIS = f'pip install "{DISTRIBUTION}[redis]"'
+_DRIVERS = {
+    "django_redis": _REDIS,
+    "psycopg": f'pip install "{DISTRIBUTION}[postgres]" "psycopg[binary]"',
+    "redis": _REDIS,
+}
+
+
 def _cookie() -> Iterator[CheckMessage]:
+    old_names = conf.SESSION_COOKIE_NAME_FALLBACKS
+    if not isinstance(old_names, (list, tuple)) or not all(
+        isinstance(name, str) and name for name in old_names
+    ):
+        yield Error(
+            "SESSION_COOKIE_NAME_FALLBACKS must be a list of names.",
+            hint='SESSION_COOKIE_NAME_FALLBACKS = ["sessionid"]',
+            id="strategy_sessions.E012",
+        )
+    elif settings.SESSION_COOKIE_NAME in old_names:
+        others = [name for name in old_names if name != settings.SESSION_COOKIE_NAME]
+        yield Error(
+            "SESSION_COOKIE_NAME_FALLBACKS holds the present SESSION_COOKIE_NAME: the cookie would"
+            " be removed as soon as it is set.",
+            hint=f"SESSION_COOKIE_NAME_FALLBACKS = {json.dumps(others)}",
+            id="strategy_sessions.E012",
+        )
+    if not isinstance(conf.SESSION_COOKIE_PARTITIONED, bool):
+        yield Error(
+            "SESSION_COOKIE_PARTITIONED must be True or False.",
+            hint="SESSION_COOKIE_PARTITIONED = True",
+            id="strategy_sessions.E013",
+        )
+        return
+    yield from _refused_cookie()
+
+
+def _refused_cookie() -> Iterator[CheckMessage]:
     """What makes browsers throw the cookie away, so that nobody can log in (RFC 6265bis, 5.7)."""
     name, samesite = settings.SESSION_COOKIE_NAME, settings.SESSION_COOKIE_SAMESITE
     for attribute, reason in refusals(
@@ -125,3 +187,30 @@ def _project() -> Iterator[CheckMessage]:
         hint=f'MIDDLEWARE = [\n    "{MIDDLEWARE}",\n    *MIDDLEWARE,\n]',
         id="strategy_sessions.W003",
     )
+
+
+def _processes() -> Iterator[CheckMessage]:
+    try:
+        strategy = get_strategy()
+    except ImproperlyConfigured:
+        return  # which is an error, also without --deploy
+    if not strategy.is_shared:
+        yield checks.Warning(
+            f"{type(strategy).__name__} keeps sessions in one process: other workers see none of"
+            " them, and they end with the process.",
+            hint=f'SESSION_STRATEGY = "{DEFAULTS["SESSION_STRATEGY"]}"',
+            id="strategy_sessions.W008",
+        )
+
+
+def _djangos_app() -> Iterator[CheckMessage]:
+    # Under --deploy only: a new project has the app, and other apps may import its model.
+    if settings.SESSION_ENGINE == ENGINE and apps.is_installed("django.contrib.sessions"):
+        yield checks.Warning(
+            "django.contrib.sessions is installed, but its Session model knows none of the"
+            " sessions: code that ends sessions by deleting its rows ends none.",
+            hint='INSTALLED_APPS.remove("django.contrib.sessions")\n'
+            "# or, where you know that no code relies on it:\n"
+            'SILENCED_SYSTEM_CHECKS = ["strategy_sessions.W009"]',
+            id="strategy_sessions.W009",
+        )

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import ast
+import sqlite3
 import subprocess
 import sys
+import threading
+from contextlib import closing
+from unittest import mock
 
 import pytest
 from django.core.checks import run_checks
 from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
 
 from django_strategy_sessions.strategies import get_strategy
 from django_strategy_sessions.strategies.base import SessionStrategy
 
-from .conftest import DATABASE, MEMORY, REDIS
+from .conftest import DATABASE, MEMORY, POSTGRES, REDIS
 from .servers import redis_url
 
 
@@ -88,6 +93,13 @@ WRONG = {
     "client-side caching": ("E010", over_redis(CONNECTION_POOL_KWARGS={"cache_config": True})),
     "no Sentinels": ("E011", over_redis(**SENTINELS)),
     "failovers": ("W005", over_redis(**SENTINELS, SENTINELS=[("127.0.0.1", 26379)])),
+    "old names": ("E012", {"SESSION_COOKIE_NAME_FALLBACKS": "sessionid"}),
+    "no names": ("E012", {"SESSION_COOKIE_NAME_FALLBACKS": ["old", None]}),
+    "empty name": ("E012", {"SESSION_COOKIE_NAME_FALLBACKS": [""]}),
+    "present name": ("E012", {"SESSION_COOKIE_NAME_FALLBACKS": ["old", "sessionid"]}),
+    "partitioned": ("E013", {"SESSION_COOKIE_PARTITIONED": "yes"}),
+    "insecurely partitioned": ("E008", {"SESSION_COOKIE_PARTITIONED": True}),
+    "short key": ("W007", {"SECRET_KEY": "hunter2"}),
     "engine": ("W002", {"SESSION_ENGINE": "django.contrib.sessions.backends.db"}),
     "middleware": ("W003", {"MIDDLEWARE": ["django.middleware.common.CommonMiddleware"]}),
 }
@@ -133,6 +145,149 @@ def test_the_app_that_is_not_installed_is_told_when_the_engine_is_first_imported
     assert run.returncode == 1
     assert "ImproperlyConfigured" in run.stderr
     assert "INSTALLED_APPS = [" in run.stderr
+
+
+def test_the_app_that_is_not_installed_is_told_by_check_where_our_middleware_is_looked_at():
+    """Its own checks are not there; those of the admin import every middleware."""
+    code = """
+import django
+from django.conf import settings
+from django.core.management import call_command
+
+settings.configure(
+    SECRET_KEY="x" * 50,
+    INSTALLED_APPS=[
+        "django.contrib.admin",
+        "django.contrib.auth",
+        "django.contrib.contenttypes",
+        "django.contrib.messages",
+    ],
+    MIDDLEWARE=["django_strategy_sessions.middleware.SessionMiddleware"],
+    SESSION_ENGINE="django_strategy_sessions.engine",
+)
+django.setup()
+call_command("check")
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    assert '"django_strategy_sessions",' in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("path", "driver", "hint"),
+    [
+        (POSTGRES["BACKEND"], "psycopg", '"django-strategy-sessions[postgres]" "psycopg[binary]"'),
+        (REDIS["BACKEND"], "django_redis", '"django-strategy-sessions[redis]"'),
+        (REDIS["BACKEND"], "redis", '"django-strategy-sessions[redis]"'),
+    ],
+)
+def test_a_driver_that_is_not_installed_is_told_with_the_command_that_installs_it(
+    settings, monkeypatch, path, driver, hint
+):
+    strategies = "django_strategy_sessions.strategies."
+    for name in list(sys.modules):
+        if name.startswith((strategies + "redis", strategies + "postgres", driver + ".")):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, driver, None)  # as Python marks what it cannot find
+    settings.SESSION_STRATEGY = path
+    (message,) = ours()
+    assert message.id == "strategy_sessions.E004"
+    assert message.hint == f"pip install {hint}"
+
+
+@pytest.mark.parametrize("what", ["options", "refuses", "import"])
+def test_a_cause_is_told_once(settings, what):
+    for name, value in WRONG[what][1].items():
+        setattr(settings, name, value)
+    (message,) = ours()
+    with pytest.raises(ImproperlyConfigured) as error:
+        get_strategy()
+    assert message.msg.count(str(error.value.__cause__)) == 1
+
+
+def test_a_short_key_that_does_not_sign_is_nothing_of_ours(settings):
+    settings.SECRET_KEY = "hunter2"
+    settings.SESSION_COOKIE_SECRETS = ["a secret of more than thirty-two characters"]
+    assert ours() == []
+
+
+def ours_in_production():
+    found = run_checks(include_deployment_checks=True)
+    return {m.id: m for m in found if (m.id or "").startswith("strategy_sessions.")}
+
+
+def test_memory_is_nothing_for_production(settings):
+    assert "strategy_sessions.W008" not in ours_in_production()
+    settings.SESSION_STRATEGY = MEMORY
+    assert ours() == []
+    message = ours_in_production()["strategy_sessions.W008"]
+    exec(message.hint, names := {})
+    settings.SESSION_STRATEGY = names["SESSION_STRATEGY"]
+    assert "strategy_sessions.W008" not in ours_in_production()
+
+
+def test_djangos_app_beside_our_engine_is_told_before_production(settings):
+    """A logout over a back channel that deletes rows of its model would end nothing."""
+    message = ours_in_production()["strategy_sessions.W009"]
+    exec(message.hint.partition("#")[0], {"INSTALLED_APPS": (names := [*settings.INSTALLED_APPS])})
+    settings.INSTALLED_APPS = [name for name in names if name != "sessions_tests"]
+    assert "strategy_sessions.W009" not in ours_in_production()
+
+
+def test_another_engine_may_have_djangos_app(settings):
+    settings.SESSION_ENGINE = "django.contrib.sessions.backends.db"
+    assert "strategy_sessions.W009" not in ours_in_production()
+
+
+@pytest.mark.parametrize("mode", [None, "DEFERRED", "IMMEDIATE", "EXCLUSIVE"])
+def test_sqlite_under_atomic_requests_has_to_begin_as_a_writer(settings, mode):
+    given = connections["down"].settings_dict
+    settings.SESSION_STRATEGY = {"BACKEND": DATABASE, "OPTIONS": {"using": "down"}}
+    with mock.patch.dict(given, ATOMIC_REQUESTS=True, OPTIONS={"transaction_mode": mode}):
+        found = ours()
+        assert [message.id for message in found] == (
+            ["strategy_sessions.W006"] if mode in {None, "DEFERRED"} else []
+        )
+        for message in found:
+            exec(message.hint, {"DATABASES": {"down": given}})
+        assert ours() == []
+
+
+def test_sqlite_without_atomic_requests_is_left_alone(settings):
+    settings.SESSION_STRATEGY = {"BACKEND": DATABASE, "OPTIONS": {"using": "down"}}
+    assert ours() == []
+
+
+@pytest.mark.parametrize(("mode", "outcome"), [("DEFERRED", "locked"), ("IMMEDIATE", "written")])
+def test_what_the_check_of_sqlite_says_is_true(tmp_path, mode, outcome):
+    """In WAL mode a transaction that has read cannot write what another has changed meanwhile."""
+    path = tmp_path / "db.sqlite3"
+    with closing(sqlite3.connect(path, isolation_level=None, timeout=30)) as first:
+        first.executescript(
+            "PRAGMA journal_mode = WAL; CREATE TABLE row (n); INSERT INTO row VALUES (0)"
+        )
+        first.execute(f"BEGIN {mode}")
+        first.execute("SELECT n FROM row").fetchall()
+        begun = threading.Event()
+
+        def write():
+            with closing(sqlite3.connect(path, isolation_level=None, timeout=30)) as second:
+                begun.set()
+                second.execute("UPDATE row SET n = n + 1")
+
+        other = threading.Thread(target=write)
+        other.start()
+        begun.wait()
+        if mode == "DEFERRED":
+            other.join()
+        try:
+            first.execute("UPDATE row SET n = n + 1")
+            first.execute("COMMIT")
+            found = "written"
+        except sqlite3.OperationalError as error:
+            found = str(error).rpartition(" ")[2]
+        other.join()
+    assert found == outcome
 
 
 def test_an_error_is_chained_to_its_cause(settings):

@@ -48,15 +48,13 @@ def make_strategy(setting: Any, where: str = "SESSION_STRATEGY") -> SessionStrat
     try:
         signature(backend).bind(**options)
     except TypeError as error:
-        raise ImproperlyConfigured(
-            f"{where}: {path!r} does not take these OPTIONS: {error}."
-        ) from error
+        raise ImproperlyConfigured(f"{where}: {path!r} does not take these OPTIONS.") from error
     try:
         strategy: SessionStrategy = backend(**options)
     except ImproperlyConfigured:
         raise
     except Exception as error:
-        raise ImproperlyConfigured(f"{where}: {path!r} refuses its OPTIONS: {error}") from error
+        raise ImproperlyConfigured(f"{where}: {path!r} refuses its OPTIONS.") from error
     return strategy
 
 

@@ -151,6 +151,8 @@ class SessionStrategy:
     atomic: ClassVar[bool] = False
     # True where `load` tells `created`; SESSION_ABSOLUTE_AGE needs it.
     keeps_created: ClassVar[bool] = False
+    # False where only this process sees the sessions: nothing for production.
+    is_shared: ClassVar[bool] = True
     # True where expired sessions vanish unaided, and clearexpiredsessions has nothing to do.
     expires_by_itself: ClassVar[bool] = False
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
+from django.core import checks
+from django.core.checks import CheckMessage
 from django.db import (
     DatabaseError,
     DataError,
@@ -63,6 +65,23 @@ class DatabaseStrategy(SealedStrategy):
         if using is not None and using not in connections:
             raise ValueError(f"There is no database {using!r} in DATABASES.")
         self._using = using
+
+    def check(self) -> Iterable[CheckMessage]:
+        given = connections[self.alias].settings_dict
+        mode = given["OPTIONS"].get("transaction_mode") or "DEFERRED"
+        if (
+            self.connection.vendor == "sqlite"
+            and given["ATOMIC_REQUESTS"]
+            and mode.upper() == "DEFERRED"
+        ):
+            yield checks.Warning(
+                "A request that reads and then writes fails with 'database is locked' if another"
+                f" one writes meanwhile: DATABASES[{self.alias!r}] is SQLite with ATOMIC_REQUESTS,"
+                " and its transactions begin as readers.",
+                hint=f'DATABASES["{self.alias}"].setdefault("OPTIONS", {{}})'
+                '["transaction_mode"] = "IMMEDIATE"',
+                id="strategy_sessions.W006",
+            )
 
     def get(self, key: str) -> Row | None:
         rows = self._rows(key).values_list("data", "expires", "created", "owner")

@@ -11,6 +11,8 @@ from .sealed import Row, SealedStrategy
 
 
 class MemoryStrategy(SealedStrategy):
+    is_shared = False
+
     def __init__(self) -> None:
         self._rows: dict[str, Row] = {}
         self._lock = Lock()

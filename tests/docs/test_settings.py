@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from inspect import signature
+from inspect import Parameter, signature
 
 import pytest
 from django.conf import global_settings
 from django.test import override_settings
 
-from django_strategy_sessions import conf, records
 from django_strategy_sessions.checks import check_sessions
+from django_strategy_sessions.conf import DEFAULTS
+from django_strategy_sessions.strategies.postgres_connections import PostgresConnections
 
 from ..test_checks import WRONG
 from .pages import DOCS, SOURCE, resolve, rows
@@ -19,11 +20,21 @@ SETTINGS_PAGE = DOCS / "settings.md"
 
 
 def test_settings_every_one_of_ours_is_told_with_its_default(settings):
-    read = set(re.findall(r'settings(?:\.|, ")([A-Z][A-Z_]+)', SOURCE))
     told = {name: default for name, default, _ in rows(SETTINGS_PAGE, "Ours")}
-    assert told.keys() == {name for name in read if not hasattr(global_settings, name)}
-    assert told["SESSION_STRATEGY"].startswith(f"[{resolve(conf.DEFAULT_STRATEGY).__name__}]")
-    assert eval(told["SESSION_MAX_SIZE"]) == records.DEFAULT_MAX_SIZE
+    strategy = resolve(DEFAULTS["SESSION_STRATEGY"])
+    assert told.pop("SESSION_STRATEGY").startswith(f"[{strategy.__name__}]")
+    assert told.pop("SESSION_COOKIE_SECRETS") == "[SECRET_KEY, *SECRET_KEY_FALLBACKS]"
+    wanted = {name: default for name, default in DEFAULTS.items() if name in told}
+    assert {name: eval(default) for name, default in told.items()} == wanted
+    assert told.keys() == DEFAULTS.keys() - {"SESSION_STRATEGY", "SESSION_COOKIE_SECRETS"}
+
+
+def test_settings_no_other_is_read():
+    read = set(re.findall(r'settings(?:\.|, ")([A-Z][A-Z_]+)', SOURCE))
+    django_redis = {"DJANGO_REDIS_CONNECTION_FACTORY"}
+    assert {name for name in read if not hasattr(global_settings, name)} - django_redis <= (
+        DEFAULTS.keys()
+    )
 
 
 def test_settings_every_one_of_djangos_is_told():
@@ -37,7 +48,11 @@ STRATEGIES = re.findall(r"^`(\S+\.\w+Strategy)`: ", SETTINGS_PAGE.read_text(), r
 @pytest.mark.parametrize("path", STRATEGIES)
 def test_settings_every_option_of_a_strategy_is_told_with_its_default(path):
     strategy = resolve(path)
-    options = signature(strategy).parameters.values()
+    given = signature(strategy).parameters.values()
+    options = [each for each in given if each.kind != Parameter.VAR_KEYWORD]
+    if path.endswith("PostgresStrategy"):  # which passes them on
+        more = signature(PostgresConnections).parameters.values()
+        options += [each for each in more if each.kind == Parameter.KEYWORD_ONLY and each.default]
     wanted = {each.name: repr(each.default).replace("'", '"') for each in options}
     told = rows(SETTINGS_PAGE, strategy.__name__) if wanted else []
     assert {name: default for name, default, _ in told} == wanted
@@ -45,12 +60,13 @@ def test_settings_every_option_of_a_strategy_is_told_with_its_default(path):
 
 def test_settings_every_strategy_of_ours_is_told():
     ours = re.findall(r"^class ([A-Z]\w+Strategy)\(", SOURCE, re.MULTILINE)
-    assert {path.rpartition(".")[2] for path in STRATEGIES} == {*ours} - {"NativeStrategy"}
+    assert {path.rpartition(".")[2] for path in STRATEGIES} == {*ours} - {"SealedStrategy"}
 
 
 def test_settings_every_check_is_told_with_its_hint(settings):
     told = {row[0]: row[2] for row in rows(SETTINGS_PAGE, "Checks")}
-    assert told.keys() == set(re.findall(r"strategy_sessions\.[EW]\d{3}", SOURCE))
+    named = set(re.findall(r'"(?:strategy_sessions\.)?([EWI]\d{3})"', SOURCE))
+    assert told.keys() == {f"strategy_sessions.{number}" for number in named}
     for _, wrong in WRONG.values():
         with override_settings(**wrong):
             (message,) = check_sessions()
