@@ -5,23 +5,50 @@ requests add all survive, and showing some takes away only those that were shown
 named like a level's tag is shown as a message of that level::
 
     request.session.flash("error", "That did not work.")
+
+Async code that shows messages loads the session first, as by ``await request.auser()``, or gets
+them by ``await aget_messages(request)``.
 """
 
 from __future__ import annotations
 
+import json
+import logging
 import secrets
 import time
+from functools import cache
 from typing import Any
 
+from django.conf import settings
+from django.contrib.messages import get_messages
 from django.contrib.messages.storage.base import BaseStorage, Message
 from django.contrib.messages.utils import get_level_tags
 from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
+from django.utils.asyncio import async_unsafe
 from django.utils.safestring import SafeData, mark_safe
 
 _NAME = "_message."  # of a flash: nobody else's begin with an underscore
 _RAW = f"__flash_{_NAME}"
+_MOST = 64 * 1024  # bytes of messages that wait for a page that shows them
+
+_logger = logging.getLogger("django_strategy_sessions")
+
+
+async def aget_messages(request: HttpRequest) -> Any:
+    """``get_messages()`` for async code: loads the session, so that templates find them there."""
+    await request.session.akeys()
+    return get_messages(request)
+
+
+@async_unsafe(
+    "Messages are kept in the session, and this request has not loaded it. In async code, load it"
+    " before a template shows them: `await request.auser()`, or"
+    " `await django_strategy_sessions.messages.aget_messages(request)`."
+)
+def _load(session: Any) -> None:
+    session.keys()
 
 
 class FlashStorage(BaseStorage):
@@ -37,7 +64,9 @@ class FlashStorage(BaseStorage):
         self._stored: dict[str, Any] = {}  # what was loaded: values, by their raw names
 
     def _get(self, *args: Any, **kwargs: Any) -> tuple[list[Message], bool]:
-        session = self.request.session
+        session: Any = self.request.session
+        if session.session_key and not hasattr(session, "_session_cache"):
+            _load(session)
         names = list(session.keys())  # raw ones: reading by them takes nothing
         messages = []
         for name in sorted(name for name in names if name.startswith(_RAW)):
@@ -67,5 +96,26 @@ class FlashStorage(BaseStorage):
             name = f"{_NAME}{now:020}.{position:06}.{secrets.token_hex(4)}"
             safe = isinstance(message.message, SafeData)
             session.flash(name, [message.level, str(message.message), message.extra_tags, safe])
+        if added:
+            _drop_oldest(session)
         self._queued_messages = []
         return []
+
+
+def _drop_oldest(session: Any) -> None:
+    """Nobody may ever show them, and the session has to stay below ``SESSION_MAX_SIZE``."""
+    names = sorted(name for name in session.keys() if name.startswith(_RAW))  # noqa: SIM118
+    left = min(_MOST, getattr(settings, "SESSION_MAX_SIZE", 4 * _MOST) // 4)
+    for position, name in enumerate(reversed(names)):
+        left -= len(json.dumps([name, session[name]]))
+        if left < 0 and position:
+            for oldest in names[: len(names) - position]:
+                session.pop(oldest)
+            _log_dropped()
+            return
+
+
+@cache
+def _log_dropped() -> None:
+    """Once: afterwards each message would drop another."""
+    _logger.warning("A visitor's oldest messages were dropped: no page of theirs shows messages.")

@@ -5,18 +5,19 @@ from __future__ import annotations
 import pytest
 from django.contrib import messages
 from django.contrib.messages import constants
-from django.core.exceptions import ImproperlyConfigured
+from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperation
 from django.http import HttpRequest, HttpResponse
 from django.template import engines
-from django.test import TestCase, override_settings
+from django.test import AsyncClient, TestCase, override_settings
 from django.urls import path
 from django.utils.safestring import mark_safe
 from messages_tests.base import BaseTests
 
+from django_strategy_sessions import messages as flash_messages
 from django_strategy_sessions.engine import SessionStore
-from django_strategy_sessions.messages import FlashStorage
+from django_strategy_sessions.messages import FlashStorage, aget_messages
 
-from .conftest import MEMORY
+from .conftest import MEMORY, run_in_loop
 
 TEMPLATE = """{% for message in messages %}
 {{ message.tags }}: {{ message }}
@@ -65,7 +66,21 @@ def untouched(request):
     return HttpResponse("untouched")
 
 
-urlpatterns = [path(f"{view.__name__}/", view) for view in (add, flash, show, untouched)]
+async def add_async(request):
+    messages.info(request, "from a coroutine")
+    return HttpResponse("added")
+
+
+async def show_async(request):
+    await aget_messages(request)
+    return show(request)
+
+
+urlpatterns = [
+    *(path(f"{view.__name__}/", view) for view in (add, flash, show, untouched)),
+    path("async/add/", add_async),
+    path("async/show/", show_async),
+]
 
 
 @pytest.fixture
@@ -215,6 +230,109 @@ def test_names_that_look_like_messages_are_flashes_of_their_own(strategy, visito
     visitor.get("/flash/", {"name": "message.sent", "text": "yes"})
     assert shown(visitor) == []
     assert visitor.session["message.sent"] == "yes"
+
+
+# -- messages that no page shows -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limit", [1024 * 1024, 40 * 1024])
+def test_messages_that_nobody_shows_make_room_for_newer_ones(
+    strategy, middleware, visitor, settings, caplog, limit
+):
+    """They would pile up to SESSION_MAX_SIZE, and then no request could save anything."""
+    settings.SESSION_MAX_SIZE = limit
+    flash_messages._log_dropped.cache_clear()
+    session = visitor.session
+    session["data"] = "x" * (limit // 2)
+    session.save()
+    size = limit // 64
+    for number in range(40):
+        assert visitor.get("/add/", {"text": f"{number} {'x' * size}"}).status_code == 200
+    assert visitor.session["data"]
+    numbers = [int(line.split()[1]) for line in shown(visitor)]
+    assert numbers == list(range(40 - len(numbers), 40))
+    most = min(limit // 4, 64 * 1024)
+    assert most / 2 < len(numbers) * size < most
+    dropped = [record for record in caplog.records if "dropped" in record.message]
+    assert len(dropped) == 1
+    assert dropped[0].levelname == "WARNING"
+
+
+def test_the_newest_message_is_kept_whatever_its_size(strategy, visitor):
+    visitor.get("/add/", {"text": "short"})
+    session = visitor.session
+    stored(session, (20, "x" * 100_000))
+    assert [len(line) for line in shown(visitor)] == [len("info: ") + 100_000]
+
+
+# -- async code ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def waiting(strategy, settings):
+    """A request in an event loop, of a visitor for whom a message waits."""
+    session = SessionStore()
+    stored(session, (20, "hello"))
+    return lambda: prepared(SessionStore(session.session_key))
+
+
+def prepared(session):
+    request = HttpRequest()
+    request.session = session
+    request._messages = FlashStorage(request)
+    return request
+
+
+def rendered(request):
+    page = engines["django"].from_string(TEMPLATE)
+    return page.render({"messages": messages.get_messages(request)}).split("\n")
+
+
+def test_async_code_shows_messages_of_a_session_that_was_loaded(waiting):
+    async def view(request):
+        await request.session.aget("name")
+        return rendered(request)
+
+    assert "info: hello" in run_in_loop(view(waiting()))
+
+
+def test_async_code_can_await_messages(waiting):
+    async def view(request):
+        return [str(message) for message in await aget_messages(request)]
+
+    assert run_in_loop(view(waiting())) == ["hello"]
+
+
+def test_async_code_shows_a_message_to_a_new_visitor(strategy):
+    async def view(request):
+        messages.success(request, "welcome", fail_silently=False)
+        return rendered(request)
+
+    request = prepared(SessionStore())
+    request._messages.level = 0
+    assert "success: welcome" in run_in_loop(view(request))
+
+
+def test_async_code_that_has_to_await_is_told_so(waiting):
+    """On every strategy: over Redis a sync call would hold up the event loop."""
+
+    async def view(request):
+        rendered(request)
+
+    with pytest.raises(SynchronousOnlyOperation, match="aget_messages"):
+        run_in_loop(view(waiting()))
+
+
+def test_async_views_add_messages_and_show_them(strategy, settings, middleware):
+    settings.ROOT_URLCONF = __name__
+    settings.MESSAGE_STORAGE = "django_strategy_sessions.messages.FlashStorage"
+
+    async def visits():
+        client = AsyncClient()
+        assert (await client.get("/async/add/")).content == b"added"
+        return (await client.get("/async/show/")).content.decode()
+
+    assert "info: from a coroutine" in run_in_loop(visits())
 
 
 def test_a_session_that_knows_no_flash_is_refused():
