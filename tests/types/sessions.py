@@ -8,12 +8,15 @@ from typing import Any, NotRequired, TypedDict, assert_type
 from django.http import HttpRequest, HttpResponse
 
 from django_strategy_sessions import (
+    EngineSession,
     Session,
     SessionStorage,
     SessionStrategy,
     create_session_storage,
+    engine_session,
     typed_session,
 )
+from django_strategy_sessions.engine import SessionStore
 
 
 class Data(TypedDict):
@@ -40,6 +43,30 @@ def view(request: HttpRequest) -> HttpResponse:
     session["user_id"] = "7"  # type: ignore[typeddict-item]
     session["cart"].append(7)  # type: ignore[arg-type]
     return HttpResponse()
+
+
+def own_methods(request: HttpRequest) -> None:
+    session = engine_session(request)
+    assert_type(session, EngineSession)
+    session.flash("notice", "Saved.")
+    assert_type(session.apply("visits", count, default=0), int)
+    session.apply("visits", lambda visits: visits + 1, default=0)
+    session.flash("notice")  # type: ignore[call-arg]
+    session.apply("visits", 1)  # type: ignore[arg-type]
+    session.falsh("notice", "Saved.")  # type: ignore[attr-defined]
+
+
+async def own_async_methods(request: HttpRequest) -> None:
+    session = engine_session(request)
+    await session.aflash("notice", "Saved.")
+    assert_type(await session.aapply("visits", count, default=0), int)
+
+
+def count(visits: int) -> int:
+    return visits + 1
+
+
+store: EngineSession = SessionStore()  # which is what it describes
 
 
 storage: SessionStorage[Data, Flash] = create_session_storage(
