@@ -65,4 +65,4 @@ class MemoryStrategy(SealedStrategy):
 
     def _expired(self) -> list[str]:
         now = datetime.now(UTC)
-        return [key for key, row in self._rows.items() if row.expires <= now]
+        return [key for key, row in list(self._rows.items()) if row.expires <= now]
