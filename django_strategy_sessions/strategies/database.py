@@ -39,6 +39,9 @@ T = TypeVar("T")
 _ENDS = Coalesce("expires", "created")
 
 
+# What Django and drivers raise for a date that no Python datetime can hold. SQLite keeps any text.
+_UNREADABLE = (DataError, ValueError, OverflowError, TypeError, AttributeError)
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
 _MAC = Left("data", records.MAC_LENGTH)
 # Whether reads lock: within `in_turn`.
 locking: ContextVar[bool] = ContextVar("locking", default=False)
@@ -92,12 +95,15 @@ class DatabaseStrategy(SealedStrategy):
         try:
             with answers:
                 found = next(iter(rows[:1]), None)
-        except (DataError, ValueError, OverflowError):
+        except _UNREADABLE:
             log_damaged()
             return None
         if found is None:
             return None
         record, expires, created, owner = found
+        if expires is None or created is None:
+            log_damaged()
+            return None
         return Row(Hidden(record), expires, created, owner)
 
     def add(self, key: str, row: Row) -> bool:
@@ -193,12 +199,17 @@ class DatabaseStrategy(SealedStrategy):
                 rows = rows.select_for_update(
                     skip_locked=features.has_select_for_update_skip_locked
                 )
-            batch = list(rows.values_list("pk", "expires")[:batch_size])
-            if not batch:
+            try:
+                batch = list(rows.values_list("pk", "expires")[:batch_size])
+                keys = [key for key, _ in batch]
+                until = batch[-1][1] if batch else None
+            except _UNREADABLE:
+                keys, until = list(rows.values_list("pk", flat=True)[:batch_size]), None
+            if not keys:
                 return None, 0
             # Asked once more: one that was renewed meanwhile stays.
-            still = self._all().filter(pk__in=[key for key, _ in batch]).alias(ends=_ENDS)
-            return batch[-1][1], _delete(still.filter(ends__lte=datetime.now(UTC)))
+            still = self._all().filter(pk__in=keys).alias(ends=_ENDS)
+            return until or since or _LONG_AGO, _delete(still.filter(ends__lte=datetime.now(UTC)))
 
     # -- how ---------------------------------------------------------------------------------------
 
