@@ -80,7 +80,7 @@ def encode_all(data: Mapping[str, Any]) -> Texts:
 
 
 def decode_all(texts: Mapping[str, str]) -> Data:
-    return HiddenDict({name: decode(text) for name, text in texts.items()})
+    return {name: decode(text) for name, text in texts.items()}
 
 
 def text_of_name(name: object) -> str:

@@ -284,7 +284,9 @@ def _load(session_id: str) -> Steps[Stored | None]:
 
 
 def _insert(texts: Texts, expires: datetime) -> Steps[Stored]:
-    session_id: Any = yield from call(SessionStrategy.create_data, decode_all(texts), expires)
+    session_id: Any = yield from call(
+        SessionStrategy.create_data, HiddenDict(decode_all(texts)), expires
+    )
     if not isinstance(session_id, str) or not session_id:
         raise TypeError(f"create_data() must return an id (str), not {type(session_id).__name__}")
     return Stored(Hidden(session_id), texts, expires)
@@ -296,7 +298,7 @@ def _merge(stored: Stored, texts: Texts, expires: datetime) -> Steps[Stored | No
     if current is None:
         return None
     texts, expires = reconcile(stored, texts, expires, current)
-    data = decode_all(texts)
+    data = HiddenDict(decode_all(texts))
     kept: Any = yield from call(SessionStrategy.update_data, session_id, data, expires)
     if not isinstance(kept, bool):
         raise TypeError("update_data() must return whether the session was there (bool)")
