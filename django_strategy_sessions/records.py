@@ -112,20 +112,21 @@ def is_current(key: str, record: str) -> bool:
     return _matches(key, record, signing.project_secrets()[0])
 
 
-def moved(key: str, new_key: str) -> str:
+def moved(key: str, new_key: str, header: str = "") -> str:
     """The marker that a rotation leaves under the old key: where the session is now."""
-    seal = _mac(key, f"{MOVED}{new_key}".encode(), signing.project_secrets()[0])
-    return Hidden(MOVED + seal + new_key)
+    body = f"{header}{new_key}"
+    seal = _mac(key, f"{MOVED}{body}".encode(), signing.project_secrets()[0])
+    return Hidden(MOVED + seal + body)
 
 
 def is_moved(record: str) -> bool:
     return record.startswith(MOVED)
 
 
-def follow(key: str, record: str) -> str | None:
+def follow(key: str, record: str, header_length: int = 0) -> str | None:
     """The new key in a marker; ``None`` if we did not make it for this key."""
-    seal, new_key = record[MAC_LENGTH : 2 * MAC_LENGTH], record[2 * MAC_LENGTH :]
-    return new_key if _is_sealed(key, seal + MOVED + new_key) else None
+    seal, body = record[MAC_LENGTH : 2 * MAC_LENGTH], record[2 * MAC_LENGTH :]
+    return body[header_length:] if _is_sealed(key, Hidden(seal + MOVED + body)) else None
 
 
 def _quote(name: str) -> str:

@@ -83,14 +83,19 @@ def told(kind, *arguments):
         return type(error).__name__, None
 
 
+def make(key):
+    """As our middleware does."""
+    return SessionStore.of_cookies([("sessionid", key)])
+
+
 def request(kind, key, *arguments):
-    session = SessionStore(key)
+    session = make(key)
     error, seen = run(session, told(kind, *arguments))
     return error, session.session_key, seen
 
 
 async def arequest(kind, key, *arguments):
-    session = SessionStore(key)
+    session = make(key)
     error, seen = await arun(session, told(kind, *arguments))
     return error, session.session_key, seen
 

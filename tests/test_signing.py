@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from django_strategy_sessions import records
 from django_strategy_sessions.signing import checked_secrets, project_secrets, sign, unsign
+from django_strategy_sessions.values import encode_all
 
 OLD, NEW = b"o" * 32, b"n" * 32
 SESSION_ID = "AbCdEfGhIjKlMnOpQrStUv"
@@ -54,12 +55,12 @@ def test_no_single_change_of_a_key_verifies():
 
 @pytest.mark.parametrize("answer", [True, False])
 def test_only_a_comparison_in_constant_time_decides(monkeypatch, answer):
-    key, record = sign(SESSION_ID, "sessionid"), records.seal(SESSION_ID, {"a": 1})
+    key, record = sign(SESSION_ID, "sessionid"), records.seal(SESSION_ID, encode_all({"a": 1}))
     forged = SESSION_ID + "." + "A" * 17, "A" * records.MAC_LENGTH + record[records.MAC_LENGTH :]
     monkeypatch.setattr(hmac, "compare_digest", lambda one, other: answer)
     for given_key, given_record in ((key, record), forged):
         assert (unsign(given_key, "sessionid") == SESSION_ID) is answer
-        assert (records.unseal(SESSION_ID, given_record) == {"a": 1}) is answer
+        assert (records.unseal(SESSION_ID, given_record) is not None) is answer
 
 
 @given(st.text(alphabet=st.characters(), max_size=100))

@@ -25,8 +25,6 @@ _NEVER = datetime.max.replace(tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _MILLISECOND = timedelta(milliseconds=1)
 _DIGITS = 16  # until November 2286, where later moments are put too
-_EXPIRES = slice(records.MAC_LENGTH, records.MAC_LENGTH + _DIGITS)
-_CREATED = slice(_EXPIRES.stop, _EXPIRES.stop + _DIGITS)
 
 # What is left is sent, by the application's clock: PX, and not PXAT, which goes by the server's.
 # pcall: what is no string has no mac, and is no session.
@@ -156,10 +154,11 @@ class RedisStrategy(SealedStrategy):
 def _row(record: str | None) -> Row | None:
     if record is None:
         return None
-    if records.is_moved(record):  # which the server forgets in time
-        return Row(record, _NEVER, _NEVER)
+    header = record[records.MAC_LENGTH :]
+    if records.is_moved(record):  # whose seal follows what stands in place of one
+        header = header[records.MAC_LENGTH :]
     try:
-        expires, created = _moment(record[_EXPIRES]), _moment(record[_CREATED])
+        expires, created = _moment(header[:_DIGITS]), _moment(header[_DIGITS : 2 * _DIGITS])
     except ValueError:
         expires = created = _NEVER  # it will not unseal
     return Row(record, expires, created)

@@ -254,7 +254,7 @@ class SealedStrategy(SessionStrategy):
         while key is not None and not (yield from call(SealedStrategy.remove, key)):
             row = yield from call(SealedStrategy.get, key)
             # Somebody who planted a key must not log out the user who signed in since.
-            key = _followed(key, row) if USER in stored.texts else None
+            key = self._followed(key, row) if USER in stored.texts else None
 
     def _save(
         self, stored: Stored, texts: Texts, expires: datetime, rotating: bool
@@ -311,7 +311,8 @@ class SealedStrategy(SessionStrategy):
             session_id = records.new_id()
             new_key = records.hashed(session_id)
             row = self._seal(new_key, texts, expires, created)
-            marker = Row(records.moved(key, new_key), now + FOLLOWED_FOR, now)
+            until = now + FOLLOWED_FOR
+            marker = Row(records.moved(key, new_key, self.header(until, now)), until, now)
             written = yield from call(SealedStrategy.move, key, held, marker, new_key, row)
             key = new_key
         else:
@@ -352,11 +353,18 @@ class SealedStrategy(SessionStrategy):
         while row is not None and records.is_moved(row.record):
             if _signs_in(stored, texts, rotating) or not stored.may_follow:
                 return None
-            if (new_key := _followed(key, row)) is None:
+            if (new_key := self._followed(key, row)) is None:
                 return None
             key, followed = new_key, True
             row = yield from call(SealedStrategy.get, key)
         return (yield from self._open(stored.session_id, key, row, followed))
+
+    def _followed(self, key: str, row: Row | None) -> str | None:
+        """The key to which a session has moved, if this is a marker that we made and that still
+        counts."""
+        if row is None or not records.is_moved(row.record) or row.expires <= datetime.now(UTC):
+            return None
+        return records.follow(key, row.record, self.header_length)
 
     def _open(
         self, session_id: str, key: str, row: Row | None, followed: bool = False
@@ -411,11 +419,3 @@ def _key(stored: Stored) -> str:
 def _signs_in(stored: Stored, texts: Texts, rotating: bool) -> bool:
     """Somebody who signs in must not do so in a session that others know (ASVS 7.2.4)."""
     return brings_user(stored.texts, texts) or (rotating and USER not in stored.texts)
-
-
-def _followed(key: str, row: Row | None) -> str | None:
-    """The key to which a session has moved, if this is a marker that we made and that still
-    counts."""
-    if row is None or not records.is_moved(row.record) or row.expires <= datetime.now(UTC):
-        return None
-    return records.follow(key, row.record)
