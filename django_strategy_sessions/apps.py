@@ -3,6 +3,8 @@ from typing import Any
 from django.apps import AppConfig
 from django.utils.translation import gettext_lazy as _
 
+from .strategies import forks  # noqa: F401  (notes who opens connections, from here on)
+
 
 class StrategySessionsConfig(AppConfig):
     name: str = "django_strategy_sessions"

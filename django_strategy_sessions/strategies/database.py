@@ -215,9 +215,8 @@ class DatabaseStrategy(SealedStrategy):
 
     @property
     def alias(self) -> str:
-        alias = self._using or router.db_for_write(StoredSession)
-        leave_to_parent(connections[alias])  # each statement asks for the alias
-        return alias
+        leave_to_parent()  # here, because each statement asks for the alias
+        return self._using or router.db_for_write(StoredSession)
 
     @property
     def connection(self) -> BaseDatabaseWrapper:

@@ -2,7 +2,7 @@
 
 Sync code uses Django's connection and its cursor, and so the project's pool, query log, wrappers,
 instrumentation, search path and passwords. Event loops have a small pool of their own where that
-makes no difference that anybody could notice; elsewhere they use Django's connection in a thread.
+makes no difference that anybody could notice; elsewhere the whole verb runs in a thread.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
-from functools import partial
 from threading import Event, Lock, Thread, get_ident
 from time import monotonic, sleep
 from types import FunctionType, MethodType
@@ -23,7 +22,6 @@ from typing import Any
 from weakref import ReferenceType, WeakKeyDictionary
 
 import psycopg
-from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.core.checks import CheckMessage, Info
 from django.core.exceptions import ImproperlyConfigured
@@ -38,17 +36,18 @@ from psycopg.pq import TransactionStatus
 from psycopg.sql import SQL, Identifier
 
 from .database import answers, sqlstate
-from .forks import leave_to_parent, note_process
-from .loops import PerLoop, within_sync_code
+from .forks import note_process
+from .loops import PerLoop
 
 logger = logging.getLogger("django_strategy_sessions")
 
 Row = tuple[Any, ...]
+_UNTOUCHED = {"contextlib", "django", "psycopg"}  # the modules of functions that nobody wrapped
 READ_ONLY = "25006"  # a standby, or a primary that was demoted to one
 
 
 class PostgresConnections:
-    """`alias` names the database at each call.
+    """`alias` names the database at each call. The `a` twins are for where `why_threads` is None.
 
     `timeout`: the seconds that a server may take to answer, connecting included.
     `lock_timeout`: the seconds that a statement may wait for a lock which another transaction has.
@@ -69,8 +68,9 @@ class PostgresConnections:
     ) -> None:
         self.timeout, self.lock_timeout, self.max_idle = timeout, lock_timeout, max_idle
         self._alias, self._follows_router, self._pool_size = alias, follows_router, pool_size
-        self._pools: PerLoop[_Pool | None] = PerLoop(self._make_pool, _close)
+        self._pools: PerLoop[_Pool] = PerLoop(lambda: _Pool(self), _close)
         self._used: WeakKeyDictionary[object, float] = WeakKeyDictionary()
+        self.instrumented: str | None = None  # by what; "" is nothing, None not yet known
         self._demoted = 0.0  # when the server was last seen to be read-only
         self._block: ContextVar[AsyncConnection[Row] | None] = ContextVar("block", default=None)
         django = connections[alias()]
@@ -140,9 +140,7 @@ class PostgresConnections:
                 block.__exit__(None, None, None)
 
     def _django(self) -> BaseDatabaseWrapper:
-        django = connections[self._alias()]
-        leave_to_parent(django)
-        return django
+        return connections[self._alias()]
 
     def _is_ready(self, django: Any) -> bool:
         """Whether Django has a connection that can be used; one that cannot is closed."""
@@ -191,13 +189,11 @@ class PostgresConnections:
     # -- from event loops --------------------------------------------------------------------------
 
     async def afetch(self, sql: str, *values: Any, retry: bool = False) -> Row | None:
-        if (connection := self._block.get()) is not None:
-            with answers, self._translated():
-                return await self._aask(connection, sql, values, self.timeout)
-        if (pool := await self._native()) is None:
-            return await sync_to_async(partial(self.fetch, retry=retry))(sql, *values)
-        deadline = monotonic() + self.timeout
         with answers, self._translated():
+            if (connection := self._block.get()) is not None:
+                return await self._aask(connection, sql, values, self.timeout)
+            pool = await self._pools.get()
+            deadline = monotonic() + self.timeout
             async with pool.connection() as (connection, kept):
                 first = self.timeout / 2 if retry and kept else deadline - monotonic()
                 try:
@@ -218,45 +214,27 @@ class PostgresConnections:
     @asynccontextmanager
     async def atransaction(self) -> AsyncIterator[None]:
         """`transaction` for event loops: each `afetch` in it uses the same connection."""
-        if (pool := await self._native()) is None:
-            block = self.transaction()
-            await sync_to_async(block.__enter__)()
-            try:
-                yield
-            except BaseException:
-                if not await sync_to_async(block.__exit__)(*sys.exc_info()):
-                    raise
-            else:
-                await sync_to_async(block.__exit__)(None, None, None)
-            return
+        pool = await self._pools.get()
         with answers, self._translated():
             async with pool.connection() as (connection, _):
-                transaction = connection.transaction()
+                block = connection.transaction()
                 with _AsyncWait(self, connection, self.timeout):
-                    await transaction.__aenter__()
+                    await block.__aenter__()
                 token = self._block.set(connection)
                 try:
                     yield
                 except BaseException as error:
                     with _AsyncWait(self, connection, self.timeout):
-                        await transaction.__aexit__(type(error), error, error.__traceback__)
+                        await block.__aexit__(type(error), error, error.__traceback__)
                     raise
                 finally:
                     self._block.reset(token)
                 with _AsyncWait(self, connection, self.timeout):
-                    await transaction.__aexit__(None, None, None)
+                    await block.__aexit__(None, None, None)
 
     def _translated(self) -> Any:
         """psycopg's errors as Django's."""
         return connections[self._alias()].wrap_database_errors
-
-    async def _native(self) -> _Pool | None:
-        # Who waits in `async_to_sync` may hold a transaction, of which only its own connection
-        # knows.
-        return None if within_sync_code() else await self._pools.get()
-
-    def _make_pool(self) -> _Pool | None:
-        return _Pool(self) if self.why_threads() is None else None
 
     def why_threads(self) -> str | None:
         """What a connection of an event loop's own would miss; ``None`` if it is nothing."""
@@ -272,13 +250,13 @@ class PostgresConnections:
             module = getattr(receiver, "__module__", "") or ""
             if receiver not in (None, note_process) and not module.startswith("django."):
                 return f"{module} receives connection_created"
-        return _instrumented()
+        if self.instrumented is None:
+            self.instrumented = _instrumented()
+        return self.instrumented or None
 
 
-_UNTOUCHED = {"contextlib", "django", "psycopg"}
-
-
-def _instrumented() -> str | None:
+def _instrumented() -> str:
+    """Which function of Django's or of the driver's somebody has wrapped."""
     classes = [BaseDatabaseWrapper, DatabaseWrapper, CursorWrapper]
     classes += [psycopg.Connection, AsyncConnection, psycopg.Cursor, psycopg.AsyncCursor]
     owners = [(owner.__name__, vars(owner).items()) for owner in classes]
@@ -290,13 +268,9 @@ def _instrumented() -> str | None:
             if not callable(function) or isinstance(function, type):
                 continue
             root = getattr(function, "__globals__", {}).get("__name__", "").partition(".")[0]
-            if type(function) is not FunctionType or root not in {
-                "contextlib",
-                "django",
-                "psycopg",
-            }:
+            if type(function) is not FunctionType or root not in _UNTOUCHED:
                 return f"{owner}.{name} is instrumented"
-    return None
+    return ""
 
 
 class _Pool:
@@ -349,6 +323,7 @@ class _Pool:
 
     async def _connect(self, seconds: float) -> AsyncConnection[Row]:
         django = connections[self._owner._alias()]
+        self._owner.instrumented = None  # ask again: tracers may begin late, and wrap this
         try:
             async with asyncio.timeout(seconds):
                 connection = await _open(django)
@@ -386,9 +361,8 @@ class _Pool:
         self._idle.clear()
 
 
-async def _close(pool: _Pool | None) -> None:
-    if pool is not None:
-        pool.close()
+async def _close(pool: _Pool) -> None:
+    pool.close()
 
 
 async def _open(django: Any) -> AsyncConnection[Row]:

@@ -109,7 +109,7 @@ class AskingStrategy(PostgresStrategy):
 @asynccontextmanager
 async def borrowed(strategy):
     """A connection of the event loop's own pool."""
-    pool = await strategy.connections._native()
+    pool = await strategy.connections._pools.get()
     async with pool.connection() as (connection, _kept):
         yield connection
 

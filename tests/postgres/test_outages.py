@@ -90,7 +90,7 @@ def test_connecting_to_a_server_that_hangs_ends_when_the_time_is_up(
 
 
 @pytest.mark.parametrize("verb", ["update_data", "merge", "rotate", "delete_data"])
-def test_who_waits_for_a_locked_row_gives_up_when_the_time_is_up(server, do, verb):
+def test_a_wait_for_a_locked_row_ends_when_the_time_for_locks_is_up(server, do, verb):
     def steps():
         stored = yield "insert", {"a": 1}, later()
         yield "merge", stored, {"a": 1, "theirs": 1}, later()
@@ -100,7 +100,7 @@ def test_who_waits_for_a_locked_row_gives_up_when_the_time_is_up(server, do, ver
                 yield VERBS[verb](stored)
             holder.rollback()
 
-    do(PostgresStrategy("postgres", timeout=1), steps())
+    do(PostgresStrategy("postgres", timeout=1, lock_timeout=1), steps())
 
 
 def test_a_commit_that_takes_too_long_is_an_outage(server, do):

@@ -12,24 +12,22 @@ from contextlib import contextmanager
 
 import psycopg
 import pytest
+from asgiref.sync import sync_to_async
 from django.core.management import call_command
 from django.db import connections
 from django.db.backends.signals import connection_created
+from django.db.backends.utils import CursorWrapper
 
-from django_strategy_sessions.models import StoredSession
 from django_strategy_sessions.strategies.base import StrategyUnavailable
 from django_strategy_sessions.strategies.database import DatabaseStrategy
 from django_strategy_sessions.strategies.postgres import PostgresStrategy
 from django_strategy_sessions.testing import later
 
-from .conftest import in_postgres, run_in_loop
-from .servers import Postgres, Tunnel, database
-from .test_postgres import do, outside, pointed
-
-__all__ = ["do"]  # a fixture
+from ..conftest import in_postgres, run_in_loop
+from ..servers import Postgres, Tunnel, database
+from .conftest import TABLE, AskingStrategy, outside, pointed
 
 pytestmark = in_postgres
-TABLE = StoredSession._meta.db_table
 PID = "SELECT pg_backend_pid()"
 
 
@@ -81,13 +79,13 @@ def test_a_demoted_primary_is_left_for_the_new_one(servers, tunnel, do):
 
 
 def test_a_rotated_login_is_used_by_the_next_connection(servers, tunnel, do):
-    strategy = PostgresStrategy("postgres")
+    strategy = AskingStrategy("postgres")
     settings = connections["postgres"].settings_dict
 
     def steps():
         stored = yield "insert", {"a": 1}, later()
         settings["USER"] = "nobody at all"
-        (pid,) = yield "_fetch", PID
+        (pid,) = yield "ask", PID
         with psycopg.connect(servers[0].url, autocommit=True) as other:
             other.execute("SELECT pg_terminate_backend(%s, 10000)", [pid])
         with pytest.raises(StrategyUnavailable):
@@ -122,8 +120,8 @@ def test_a_loop_gives_connections_back_after_a_burst(servers, tunnel):
             return other.execute(asked, [PID]).fetchone()[0]
 
     async def main():
-        await asyncio.gather(*(strategy.a_fetch(PID) for _ in range(8)))
-        assert count() > 1
+        pids = await asyncio.gather(*(strategy.connections.afetch(PID) for _ in range(8)))
+        assert len(set(pids)) > 1
         while count():  # noqa: ASYNC110 (the server tells nobody)
             await asyncio.sleep(0.05)
 
@@ -214,24 +212,88 @@ class ToPostgres:
         return "postgres"
 
 
-def test_in_a_thread_a_receiver_sees_the_connection_of_async_code(tunnel):
-    seen = []
+def test_where_a_receiver_wants_djangos_connection_a_verb_is_one_hop_to_its_thread(
+    tunnel, monkeypatch
+):
+    seen, hops = [], []
 
     def receive(connection, **kwargs):
         seen.append(connection.alias)
 
+    def hop(function, **options):
+        hops.append(function)
+        return sync_to_async(function, **options)
+
+    async def main():
+        strategy = PostgresStrategy("postgres")
+        stored = await strategy.ainsert({"a": 1}, later())
+        await strategy.amerge(stored, {"a": 2}, later())
+        with monkeypatch.context() as patch:
+            patch.setattr("django_strategy_sessions.strategies.sealed.sync_to_async", hop)
+            # A conflict: three statements, two of them in a transaction.
+            return await strategy.amerge(stored, {"a": 1, "b": 1}, later())
+
     connection_created.connect(receive)
     try:
-        strategy = PostgresStrategy("postgres")
-
-        async def main():
-            stored = await strategy.ainsert({"a": 1}, later())
-            merged = await strategy.amerge(stored, {"a": 2}, later())
-            again = await strategy.amerge(stored, {"a": 1, "b": 1}, later())  # under a lock
-            assert merged
-            return again.data
-
-        assert run_in_loop(main()) == {"a": 2, "b": 1}
+        assert run_in_loop(main()).data == {"a": 2, "b": 1}
     finally:
         connection_created.disconnect(receive)
-    assert "postgres" in seen
+    assert seen == ["postgres"]
+    assert len(hops) == 1
+
+
+def test_a_lock_is_held_within_that_hop(tunnel):
+    """Writers of one session at the same time, in a thread each."""
+    connection_created.connect(ignore)
+    try:
+        strategy = PostgresStrategy("postgres")
+        assert not strategy.is_native()
+
+        async def main():
+            stored = await strategy.ainsert({}, later())
+            names = [str(number) for number in range(6)]
+            writes = (
+                sync_to_async(write, thread_sensitive=False)(strategy, stored, name)
+                for name in names
+            )
+            await asyncio.gather(*writes, strategy.amerge(stored, {"mine": 1}, later()))
+            return (await strategy.aload(stored.session_id)).data.keys(), {*names, "mine"}
+
+        found, expected = run_in_loop(main())
+        assert found == expected
+    finally:
+        connection_created.disconnect(ignore)
+
+
+def ignore(**kwargs):
+    pass
+
+
+def write(strategy, stored, name):
+    try:
+        strategy.merge(stored, {name: 1}, later())
+    finally:
+        connections.close_all()
+
+
+def test_a_tracer_that_begins_late_is_seen_at_the_next_connection(tunnel, monkeypatch):
+    """What somebody may have wrapped is looked for once for each connection, not at each call."""
+    strategy = PostgresStrategy("postgres")
+    traced = []
+
+    async def main():
+        stored = await strategy.ainsert({"a": 1}, later())
+        assert strategy.is_native()
+        execute = CursorWrapper.execute
+
+        def trace(self, *arguments):
+            traced.append(self.db.alias)
+            return execute(self, *arguments)
+
+        monkeypatch.setattr(CursorWrapper, "execute", trace)
+        await asyncio.gather(*(strategy.aload(stored.session_id) for _ in range(2)))
+        assert not strategy.is_native()
+        await strategy.aload(stored.session_id)
+
+    run_in_loop(main())
+    assert traced == ["postgres"]
