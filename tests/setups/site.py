@@ -1,6 +1,6 @@
 """Sessions on PostgreSQL below a real package that wraps the driver, or Django's connection.
 
-``python -m tests.instrumentation.site NAME``: prints what fails and answers with a status.
+``python -m tests.setups.site NAME``: prints what fails and answers with a status.
 """
 
 from __future__ import annotations

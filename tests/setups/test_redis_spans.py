@@ -33,7 +33,7 @@ def server():
 
 def spans(tracer, way, url, replicas, order):
     pytest.importorskip(PACKAGES[tracer])
-    program = "tests.instrumentation.redis_commands"
+    program = "tests.setups.redis_commands"
     done = subprocess.run(
         [sys.executable, "-m", program, tracer, way, url, str(replicas), order],
         cwd=Path(__file__).parents[2],

@@ -23,7 +23,7 @@ MODULES = {
 @pytest.mark.parametrize("name", MODULES)
 def test_sessions_work_and_an_outage_ends_in_time_below(name):
     if find_spec(MODULES[name]) is None:
-        pytest.skip(f"{name} is not installed: tox -e instrumentation")
-    command = [sys.executable, "-m", "tests.instrumentation.site", name]
+        pytest.skip(f"{name} is not installed: tox -e setups")
+    command = [sys.executable, "-m", "tests.setups.site", name]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr

@@ -1,0 +1,1 @@
+"""The app of a project with tenants: who they are, and at which domain."""
