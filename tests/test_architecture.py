@@ -18,7 +18,7 @@ BASE, SEALED = "strategies.base", "strategies.sealed"
 # From the top to the bottom: a module imports only what stands below it.
 IMPORTS = {
     # what the project sees: values, cookies, requests
-    "apps": {"checks"},
+    "apps": {"checks", "strategies.forks"},
     "checks": {"strategies", "cookies", "signing", "conf"},
     "management": set(),
     "management.commands": set(),
