@@ -13,13 +13,14 @@ from django.contrib.admin.views.main import ChangeList
 from django.contrib.auth import get_user_model
 from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
-from django.db.models.functions import Length
+from django.db.models.functions import Left, Length
 from django.http import HttpRequest
 from django.template.defaultfilters import filesizeformat
 from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.translation import gettext_lazy as _
 
+from . import records
 from .models import StoredSession
 
 if TYPE_CHECKING:
@@ -46,7 +47,9 @@ class StoredSessionAdmin(_ModelAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[StoredSession]:
         rows = super().get_queryset(request)
-        return rows.annotate(bytes=Length("data")).defer("data")
+        # What a rotation leaves under the old key for a minute is no session.
+        sessions = rows.alias(mac=Left("data", records.MAC_LENGTH)).exclude(mac=records.MOVED)
+        return sessions.annotate(bytes=Length("data")).defer("data")
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return SessionList

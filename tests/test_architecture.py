@@ -23,7 +23,7 @@ IMPORTS = {
     "management": set(),
     "management.commands": set(),
     "management.commands.clearexpiredsessions": {"strategies", BASE},
-    "admin": {"models"},
+    "admin": {"models", "records"},
     "middleware": {"engine", BASE, "cookies", "unavailable", "steps", "conf"},
     "unavailable": set(),
     "engine": {"state", "draft", "strategies", BASE, "signing", "steps", "hidden"},
@@ -69,7 +69,7 @@ IMPORTS = {
 OUTSIDE = {
     "asgiref": {
         *("middleware", "storage", "testing"),
-        *(BASE, SEALED, "strategies.loops", "strategies.postgres_connections"),
+        *(BASE, SEALED, "strategies.loops"),
     },
     "django_redis": {"strategies.redis_clients"},
     "psycopg": {"strategies.postgres_connections"},
