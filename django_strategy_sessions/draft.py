@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import ItemsView, Iterator, Mapping, ValuesView
+from threading import Lock
 from typing import Any
 
 from .hidden import HiddenDict
@@ -18,11 +19,19 @@ class Draft(HiddenDict):
     at is neither parsed nor serialized again.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._decoding = Lock()
+
     def __getitem__(self, name: Any) -> Any:
-        value = dict.__getitem__(self, name if type(name) is str else _as_read(name))
+        name = name if type(name) is str else _as_read(name)
+        value = dict.__getitem__(self, name)
         if type(value) is Text:
-            value = decode(value)
-            dict.__setitem__(self, name if type(name) is str else text_of_name(name), value)
+            with self._decoding:  # all threads of the request have to get the same object
+                value = dict.__getitem__(self, name)
+                if type(value) is Text:
+                    value = decode(value)
+                    dict.__setitem__(self, name, value)
         return value
 
     def __setitem__(self, name: Any, value: Any) -> None:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import Future
-from threading import Lock, get_ident
+from contextvars import ContextVar
+from threading import Lock
+
+# What the code that runs is inside of. It goes along into the threads that this code waits for.
+_inside: ContextVar[tuple[object, ...]] = ContextVar("inside", default=())
 
 
 class Turn:
@@ -14,27 +18,23 @@ class Turn:
     side by side. The first one loads the session, or creates it; the others wait for that.
     """
 
-    __slots__ = ("_depth", "_guard", "_holder", "_waiting")
+    __slots__ = ("_by_task", "_depth", "_guard", "_holder", "_waiting")
 
     def __init__(self) -> None:
         self._guard = Lock()
-        self._holder: object = None
+        self._holder: object = None  # made anew for each, so a task that is left behind has none
+        self._by_task = False
         self._depth = 0
         self._waiting: list[Future[None]] = []
 
     def __enter__(self) -> None:
-        me = get_ident()
-        while (turn := self._take(me)) is not None:
-            if isinstance(self._holder, asyncio.Task) and _is_loop_running():
-                # Sync code in the thread of an event loop must not wait for a task of that loop.
-                turn.cancel()
-                self._depth += 1
-                return
+        # Sync code in the thread of an event loop must not wait for a task of that loop.
+        passes = _is_loop_running()
+        while (turn := self._take(by_task=False, passes=passes)) is not None:
             turn.result()
 
     async def __aenter__(self) -> None:
-        me = asyncio.current_task()
-        while (turn := self._take(me)) is not None:
+        while (turn := self._take(by_task=True)) is not None:
             await asyncio.wrap_future(turn)
 
     def __exit__(self, *error: object) -> None:
@@ -42,7 +42,9 @@ class Turn:
             self._depth -= 1
             if self._depth:
                 return
-            self._holder, waiting, self._waiting = None, self._waiting, []
+            holder, self._holder = self._holder, None
+            waiting, self._waiting = self._waiting, []
+        _inside.set(tuple(one for one in _inside.get() if one is not holder))
         for turn in waiting:
             if turn.set_running_or_notify_cancel():
                 turn.set_result(None)
@@ -50,11 +52,15 @@ class Turn:
     async def __aexit__(self, *error: object) -> None:
         self.__exit__()
 
-    def _take(self, me: object) -> Future[None] | None:
+    def _take(self, by_task: bool, passes: bool = False) -> Future[None] | None:
         """``None``, or what tells when to try again."""
         with self._guard:
-            if self._holder is None or self._holder == me:
-                self._holder, self._depth = me, self._depth + 1
+            if self._holder is None:
+                self._holder, self._by_task, self._depth = object(), by_task, 1
+                _inside.set((*_inside.get(), self._holder))
+                return None
+            if self._holder in _inside.get() or (passes and self._by_task):
+                self._depth += 1
                 return None
             turn: Future[None] = Future()
             self._waiting.append(turn)
