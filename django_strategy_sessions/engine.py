@@ -1,4 +1,4 @@
-"""The engine: what ``SESSION_ENGINE`` names, and ``request.session`` is."""
+"""The session engine: the module for ``SESSION_ENGINE``. ``request.session`` is its store."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .strategies import get_strategy
 from .strategies.base import EXPIRY, USER, Apply, SessionStrategy, StrategyUnavailable
 
 if not apps.is_installed("django_strategy_sessions"):
-    # No check can say so: those of an app that is not installed are not there.
+    # A system check cannot report this, because Django runs the checks of installed apps only.
     raise ImproperlyConfigured(
         "SESSION_ENGINE needs its app:\n"
         'INSTALLED_APPS = [\n    *INSTALLED_APPS,\n    "django_strategy_sessions",\n]'
@@ -38,25 +38,29 @@ _RAISE: Any = object()
 class SessionStore(SessionBase):
     """Django's session interface over the strategy of ``SESSION_STRATEGY``.
 
-    A session key that does not verify is no session: the strategy never hears of it.
+    A session key that does not verify counts as no session, and never reaches the strategy.
     """
 
     def __init__(self, session_key: str | None = None) -> None:
-        # Not SessionBase's: it sets up per request what is shared here or not always needed.
+        # SessionBase.__init__() is not called: it does work that most requests do not need.
         self.accessed: bool = False
         session_id = _session_id(session_key)
         self._given_ids: list[str] = [] if session_id is None else [session_id]
-        # Whoever makes a store by a key, as Django's middleware, sends that key with every save.
+        # Code that passes a key, such as Django's middleware, sends the key at every save, so it
+        # must not save into a session whose new key it cannot know.
         self._state = State(session_id, may_follow=False)
         self._foreign_key: str | None = None
         self._signed: tuple[str | None, str | None] = (None, None)
-        # For our middleware: why the store could not answer, and whether this was a logout.
+        # Our middleware reads these: the store's last outage, and whether flush() has run.
         self.outage: StrategyUnavailable | None = None
         self.flushed: bool = False
 
     @classmethod
     def of_cookies(cls, cookies: Iterable[tuple[str, object]]) -> SessionStore:
-        """The session of the first cookie, a name and a value, that verifies and is alive."""
+        """Return the session of the first cookie that verifies and whose session exists.
+
+        `cookies` holds pairs of a cookie's name and its value.
+        """
         store = cls()
         ids = (unsign(key, name) for name, key in cookies)
         store._given_ids = [session_id for session_id in ids if session_id is not None]
@@ -65,7 +69,7 @@ class SessionStore(SessionBase):
         store._state.may_follow = True
         return store
 
-    # -- names: SessionBase's, and flash ----------------------------------------------------------
+    # -- reading and changing names, and flash ----------------------------------------------------
 
     def __contains__(self, name: object) -> bool:
         self._get_session()
@@ -108,7 +112,8 @@ class SessionStore(SessionBase):
         self.modified = True
         return value
 
-    # Error reports show local variables: a value is deleted before an error goes on.
+    # Error reports show local variables, so the methods below delete the value before they
+    # re-raise.
 
     def __setitem__(self, name: str, value: Any) -> None:
         try:
@@ -126,7 +131,7 @@ class SessionStore(SessionBase):
             raise
         self.modified = True
 
-    def setdefault(self, name: str, value: Any) -> Any:  # type: ignore[override]  # the stubs': a dict's
+    def setdefault(self, name: str, value: Any) -> Any:  # type: ignore[override]  # the stubs want a dict's
         try:
             absent = name not in self._get_session()
         except Exception:
@@ -159,7 +164,10 @@ class SessionStore(SessionBase):
         self.modified = True
 
     def flash(self, name: str, value: Any) -> None:
-        """Keep `value` until a request that has read it is saved (React Router's ``flash``)."""
+        """Keep `value` until a request reads it and saves the session.
+
+        This is React Router's ``flash``.
+        """
         try:
             self._get_session()
         except Exception:
@@ -182,10 +190,10 @@ class SessionStore(SessionBase):
     def is_empty(self) -> bool:
         state = self._state
         if state.is_provisional and not _in_event_loop():
-            self.take_back()  # a logout, or a login, that was rolled back with its transaction
+            self.take_back()  # a transaction may have rolled a login or a logout back
         if state.session_id and settings.SESSION_SAVE_EVERY_REQUEST and not _in_event_loop():
-            # Django's middleware is about to save whatever is not empty. A session whose record is
-            # gone has to be seen as empty by now, or that save would make a new one.
+            # Django's middleware saves every session that is not empty. If the record is gone, the
+            # session must be empty by now, or that save would create a new record.
             self._get_session()
         return state.session_id is None and not state.data
 
@@ -201,7 +209,7 @@ class SessionStore(SessionBase):
     def serializer(self) -> Any:
         return import_string(settings.SESSION_SERIALIZER)
 
-    # -- key and data, by the names that SessionBase and others know them --------------------------
+    # -- key and data, under SessionBase's names --------------------------
 
     @property
     def _session_key(self) -> str | None:
@@ -296,10 +304,11 @@ class SessionStore(SessionBase):
         await self._arun(self._save(must_create))
 
     def apply(self, name: str, function: Callable[[Any], Any], default: Any = None) -> Any:
-        """Set `name` to ``function(stored value or default)``, at once; return the new value.
+        """Atomically set `name` to ``function(stored value or default)``; return the new value.
 
-        No concurrent change is lost: if the stored value is another by the time of writing,
-        `function` runs again on that. Raises `UpdateError` if the session is gone.
+        The store is written at once. If another request changes the value first, `function` runs
+        again on the new value, so it may run several times. Raises `UpdateError` if the session is
+        gone.
         """
         change = Apply(function, default)
         del default  # error reports show local variables
@@ -377,8 +386,9 @@ class SessionStore(SessionBase):
         self.accessed = True
         yield from self._state.open()
         rotated = yield from self._state.rotate(self._expires())
-        # Of two logins at once the later finds its session gone. An anonymous visitor then gets a
-        # new one. Where a user was logged in it may have been a logout: a later save will notice.
+        # The session is gone. An anonymous visitor gets a new one, because the cause may be another
+        # login at the same time. A logged-in user does not, because the cause may be a logout; the
+        # next save then raises UpdateError.
         if not rotated and (self._state.stored is None or USER not in self._state.stored.texts):
             yield from self._state.insert(self._expires())
 
@@ -391,21 +401,21 @@ class SessionStore(SessionBase):
         ended = self._state.session_id
         yield from self._state.destroy()
         for session_id in self._given_ids:
-            if session_id != ended:  # a second cookie would log its visitor in again
+            if session_id != ended:  # a second cookie would log the visitor in again
                 yield from call(SessionStrategy.delete_data, session_id)
         self._foreign_key = None
         self.flushed = True
 
-    # -- for our middleware, which keeps no key in variables of its own: error reports show those --
+    # -- for our middleware, which must hold no key in a variable: error reports show those --------
 
     @property
     def was_given(self) -> bool:
-        """Whether a key of the client's verified."""
+        """Whether the client sent a key that verifies."""
         return bool(self._given_ids)
 
     @property
     def has_moved(self) -> bool:
-        """Whether the session has another id than the client's key."""
+        """Whether the session's id differs from every id that the client sent."""
         return self._state.session_id not in self._given_ids
 
     @property
@@ -414,7 +424,7 @@ class SessionStore(SessionBase):
         return self._state.stored is not None and self._state.stored.followed
 
     def take_back(self) -> None:
-        """Go on from what was before, if the view's transaction was rolled back."""
+        """Return to the earlier state if the view's transaction was rolled back."""
         if self._state.is_provisional:
             self._run(self._state.take_back())
 
@@ -429,7 +439,7 @@ class SessionStore(SessionBase):
         return await self.aget_expiry_age()
 
     def confirm(self) -> None:
-        """Load a session that the request did not look at, because it is to be renewed."""
+        """Load a session that the view did not read, so that only an existing one is renewed."""
         if not self._state.loaded:
             self._run(self._state.open())
             self._state.is_confirmed = True
@@ -446,7 +456,7 @@ class SessionStore(SessionBase):
     async def ais_kept(self) -> bool:
         return await self._arun(self._state.exists())
 
-    # -- expiry: SessionBase's, but reckoned in UTC, for local time has an hour that comes twice ---
+    # -- expiry: SessionBase's, but computed in UTC, because local time repeats an hour in autumn --
 
     def get_expiry_age(self, **kwargs: Any) -> int:
         expiry = kwargs["expiry"] if "expiry" in kwargs else self.get("_session_expiry")
@@ -458,8 +468,8 @@ class SessionStore(SessionBase):
 
     def _age(self, expiry: Any, modification: datetime | None = None, **kwargs: Any) -> int:
         if isinstance(expiry, (datetime, str)):
-            left = _utc(expiry) - _utc(modification or timezone.now())
-            return left.days * 86400 + left.seconds
+            remaining = _utc(expiry) - _utc(modification or timezone.now())
+            return remaining.days * 86400 + remaining.seconds
         return expiry or self.get_session_cookie_age()
 
     def get_expiry_date(self, **kwargs: Any) -> datetime:
@@ -498,7 +508,7 @@ def _session_id(session_key: object) -> str | None:
 def _utc(moment: datetime | str) -> datetime:
     if isinstance(moment, str):
         moment = datetime.fromisoformat(moment)
-    return moment.astimezone(UTC)  # takes a naive one for local time, and Django sets TZ to that
+    return moment.astimezone(UTC)  # a naive datetime is local time, and Django sets TZ to match
 
 
 def _moment(value: datetime | timedelta | int | None) -> datetime | int | None:

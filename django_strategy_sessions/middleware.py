@@ -1,7 +1,7 @@
-"""Django's session middleware, native to sync and async code, and careful with cookies.
+"""Django's session middleware, with native async code and safer cookies.
 
-A store that is down is a 503, and costs nobody the cookie. Cookie settings and ``Vary`` are as
-Django's.
+If the store is down, the response is a 503 and the client keeps its cookie. Cookie settings and
+``Vary`` work as in Django.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .unavailable import as_unavailable
 
 
 class SessionMiddleware(DjangoSessionMiddleware):
-    """Serves our engine, and any other `SESSION_ENGINE` as Django's middleware would."""
+    """Serve our engine. For any other ``SESSION_ENGINE``, act as Django's middleware does."""
 
     def process_request(self, request: HttpRequest) -> None:
         if not issubclass(self.SessionStore, SessionStore):
@@ -39,18 +39,18 @@ class SessionMiddleware(DjangoSessionMiddleware):
         cookies = [(name, key) for name in names for key in sent_values(request, name)]
         request.session = self.SessionStore.of_cookies(cookies)
 
-    def process_response(  # type: ignore[override]  # django-stubs': no streaming
+    def process_response(  # type: ignore[override]  # django-stubs leave out streaming responses
         self, request: HttpRequest, response: HttpResponseBase
     ) -> HttpResponseBase:
         session = getattr(request, "session", None)
-        if not isinstance(session, SessionStore):  # somebody put another's there
+        if not isinstance(session, SessionStore):  # other code replaced it, or removed it
             return super().process_response(request, response)  # type: ignore[arg-type]
         try:
             run(session, _finish(request, session, response))
         except StrategyUnavailable as error:
             response = response_for_exception(request, error)
             run(session, _finish(request, session, response))
-        return as_unavailable(request, response) if _outage(session, response) else response
+        return as_unavailable(request, response) if _is_outage(session, response) else response
 
     async def __acall__(self, request: HttpRequest) -> HttpResponseBase:
         self.process_request(request)
@@ -64,18 +64,18 @@ class SessionMiddleware(DjangoSessionMiddleware):
             in_thread = sync_to_async(response_for_exception, thread_sensitive=False)
             response = await in_thread(request, error)
             await arun(session, _finish(request, session, response))
-        if _outage(session, response):
+        if _is_outage(session, response):
             explain = sync_to_async(as_unavailable, thread_sensitive=False)
             return await explain(request, response)
         return response
 
 
 def _finish(request: HttpRequest, session: SessionStore, response: HttpResponseBase) -> Steps[None]:
-    """Save what changed, and let the client's cookie follow: on a session, as steps."""
+    """Save what changed, then set or delete the cookie. The steps run on the session."""
     accessed, failed = session.accessed, response.status_code >= 500
     yield from call(SessionStore.take_back)
     if settings.SESSION_SAVE_EVERY_REQUEST and session.session_key and not failed:
-        yield from call(SessionStore.confirm)  # nothing must be made of one whose record is gone
+        yield from call(SessionStore.confirm)  # a save must not recreate a session that is gone
     if accessed:
         patch_vary_headers(response, ("Cookie",))
     old_names = [
@@ -85,14 +85,15 @@ def _finish(request: HttpRequest, session: SessionStore, response: HttpResponseB
     ]
     if session.is_empty():
         ended = session.flushed and not session.outage
-        # One that verifies may be good again, when a backup is restored or a clock set right.
+        # A cookie that verifies stays, because its session may come back when someone restores a
+        # backup or corrects a clock.
         if ended or not session.was_given:
             for name in (settings.SESSION_COOKIE_NAME, *old_names):
                 if name in request.COOKIES:
                     _delete_cookie(response, name)
     elif failed:
-        # Nothing is saved. But after a rotation only the new key leads to the session.
-        if accessed and session.has_moved and (yield from _is_kept(session)):
+        # A failed request is not saved. But after a rotation only the new key finds the session.
+        if accessed and session.has_moved and (yield from _exists_now(session)):
             yield from _set_cookie(session, response)
     elif (session.modified or settings.SESSION_SAVE_EVERY_REQUEST or old_names) and (
         yield from _save(session)
@@ -103,13 +104,13 @@ def _finish(request: HttpRequest, session: SessionStore, response: HttpResponseB
 
 
 def _save(session: SessionStore) -> Steps[bool]:
-    """Save, and tell whether the client may be sent the key."""
+    """Save the session. Return whether the response may send its key."""
     modified = session.modified
     try:
         yield from call(SessionStore.save)
     except UpdateError as error:
         if not modified:
-            return False  # a renewal of what is gone: there is nothing that would be lost
+            return False  # only a renewal, so nothing is lost
         raise SessionInterrupted(
             "The request's session was deleted before the request completed."
             " The user may have logged out in a concurrent request, for example."
@@ -117,8 +118,8 @@ def _save(session: SessionStore) -> Steps[bool]:
     return not session.is_elsewhere
 
 
-def _is_kept(session: SessionStore) -> Steps[bool]:
-    """Whether the store holds the session, as far as it can say."""
+def _exists_now(session: SessionStore) -> Steps[bool]:
+    """Ask whether the store holds the session. False if the store cannot answer."""
     try:
         return (yield from call(SessionStore.is_kept))
     except StrategyUnavailable:
@@ -158,6 +159,6 @@ def _put_cookie(response: HttpResponseBase, name: str, value: str, **attributes:
     )
 
 
-def _outage(session: SessionStore, response: HttpResponseBase) -> bool:
-    """Whether a store that was down led to this error, whichever layer raised."""
+def _is_outage(session: SessionStore, response: HttpResponseBase) -> bool:
+    """Whether this error response follows an outage of the store, in whichever layer."""
     return bool(session.outage) and response.status_code >= 500

@@ -1,7 +1,7 @@
-"""A session as one request holds it: what was loaded, what changed, and how it is saved.
+"""One session in one request: what was loaded, what changed, and how it is saved.
 
-The core that the engine and explicit storages share. What talks to the store is written as `Steps`,
-so that sync and async code carry out the same rules.
+The engine and explicit storages share this core. Methods that call the store are generators of
+`Steps`, so sync and async code follow the same rules.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from .values import Text, decode, encode, flash_name, same, text_of_name
 _LONGEST_STEP = 300.0  # seconds
 
 
-class _Before(NamedTuple):
-    """Where a session stood before a write that a transaction may yet take back."""
+class _UndoPoint(NamedTuple):
+    """The state before a write that a transaction may still roll back."""
 
     is_undone: Callable[[], bool]
     session_id: str | None
@@ -39,10 +39,10 @@ class _Before(NamedTuple):
 
 
 class State:
-    """One session in one request. `session_id` is ``None`` where there is none in the store.
+    """One session in one request. `session_id` is ``None`` if the store has no record of it.
 
-    `others`: ids to try if that one is gone, because the client sent several cookies of one name.
-    `may_follow`: whether a save finds its way where another request has rotated the session.
+    `others`: ids to try if `session_id` is gone; the client may send several cookies of one name.
+    `may_follow`: whether a save may write to the new id after another request rotated the session.
     """
 
     def __init__(
@@ -56,26 +56,26 @@ class State:
         self.others: Sequence[str] = others
         self.stored: Stored | None = None
         self.data: Draft = Draft()
-        self.loaded: bool = False  # or put in place
-        self.spent: dict[str, Any] = {}  # flashes that were read: gone with the save
-        self.is_confirmed: bool = False  # the store was asked when the response was there
-        self.turn: Turn = Turn()  # of the threads and tasks of the request
+        self.loaded: bool = False  # also true once replace_data() has run
+        self.spent: dict[str, Any] = {}  # flashes that were read: the save removes them
+        self.is_confirmed: bool = False  # loaded only after the view returned
+        self.turn: Turn = Turn()  # the request's threads and tasks share it
         self._asked = False
-        self._seen: dict[str, Any] | None = None  # what `modified = False` found changed already
-        self._befores: list[_Before] = []  # the latest last
+        self._seen: dict[str, Any] | None = None  # the texts at `modified = False`
+        self._undo_points: list[_UndoPoint] = []  # the latest last
 
     def rename(self, session_id: str | None) -> None:
-        """Be about another session, or none, of which nothing is known yet; the data stays."""
+        """Switch to another session id, or to none. The data stays; nothing is loaded."""
         self.session_id, self.others, self.stored = session_id, (), None
 
     def replace_data(self, data: Mapping[str, Any]) -> None:
-        """Put `data` in place of all that is there, without looking what that is."""
+        """Replace all data with `data`, without loading."""
         draft = Draft()
         draft.update(data)
         self.data, self.spent, self.loaded = draft, {}, True
 
     def forget(self) -> None:
-        """Unload: the next look at the data asks the store."""
+        """Unload the data, so that the next access loads it from the store."""
         self.stored, self.data, self.spent, self.loaded = None, Draft(), {}, False
         self._seen = None
 
@@ -86,7 +86,7 @@ class State:
         self._asked = True
 
     def find(self, name: Any) -> str | None:
-        """The raw name that answers for `name`, if one does."""
+        """Return the raw name that holds `name`'s value or flash, or ``None``."""
         try:
             raw = text_of_name(name)
         except TypeError:
@@ -97,7 +97,7 @@ class State:
         return flash if flash in self.data or flash in self.spent else None
 
     def read(self, name: Any) -> Any:
-        """The value that `find` found. Reading a flash takes it."""
+        """Return the value or the flash. The next save removes a flash that was read."""
         if name in self.data:
             return self.data[name]
         raw = self.find(name)
@@ -108,7 +108,7 @@ class State:
         return self.spent[raw]
 
     def take(self, name: Any) -> Any:
-        """Read, and leave nothing of it."""
+        """Return the value or the flash, and remove it now."""
         value = self.read(name)
         raw = self.find(name) or name
         (self.data if raw in self.data else self.spent).pop(raw, None)
@@ -118,8 +118,8 @@ class State:
 
     @property
     def differs(self) -> bool:
-        """Whether a save would write anything but a later expiry."""
-        return bool(self._texts(self._base) != self._base)
+        """Whether a save would write more than a new expiry."""
+        return bool(self._encode_data(self._base) != self._base)
 
     @property
     def modified(self) -> bool:
@@ -131,9 +131,9 @@ class State:
             return True
         known = self._base if self._seen is None else self._seen
         try:
-            return bool(self._texts(known) != known)
+            return bool(self._encode_data(known) != known)
         except Exception:
-            return True  # the save will say what it is that cannot be serialized
+            return True  # the save will raise, and name what cannot be serialized
 
     @modified.setter
     def modified(self, value: bool) -> None:
@@ -147,12 +147,15 @@ class State:
                 except TypeError:
                     self._seen[name] = None
 
-    def _texts(self, known: Mapping[str, Any]) -> Texts:
-        """What a save writes: texts, which nobody who holds the session can change. Those of names
-        that hold the same as in `known` are taken from there."""
+    def _encode_data(self, known: Mapping[str, Any]) -> Texts:
+        """Return the data as immutable texts, as a save writes it.
+
+        A value equal to the one in `known` keeps its text from there, because some serializers
+        give another text at each call.
+        """
         texts = self.data.raw()
         for name in texts:
-            # The value is in no variable, because error reports would show it.
+            # Error reports show local variables, so the value is not assigned to one.
             if type(texts[name]) is not Text:
                 text, base = encode(name, texts[name]), known.get(name)
                 texts[name] = base if base is not None and same(text, base) else text
@@ -165,11 +168,11 @@ class State:
     # -- the store ---------------------------------------------------------------------------------
 
     def load(self) -> Steps[Stored | None]:
-        """The first session that lives of those that the client may mean."""
+        """Load the first session that exists among the ids that the client sent."""
         while self.session_id is not None:
             stored = yield from call(SessionStrategy.load, self.session_id)
             if stored is not None:
-                end = _absolute_end(stored.created)
+                end = _compute_absolute_end(stored.created)
                 if end is None or end > datetime.now(UTC):
                     self.others = ()
                     return stored if self.may_follow else stored.alone()
@@ -179,11 +182,11 @@ class State:
         return None
 
     def exists(self) -> Steps[bool]:
-        """Whether the store holds it now."""
+        """Ask the store whether the session exists now."""
         return (yield from self.load()) is not None
 
     def open(self, no_load: bool = False) -> Steps[None]:
-        """Load, if that was not done. A session that is not there has no id from then on."""
+        """Load once. If the session does not exist, forget its id."""
         if self.loaded:
             return
         if no_load:
@@ -197,25 +200,25 @@ class State:
             self.data, self.loaded = draft, True
 
     def insert(self, expires: datetime) -> Steps[None]:
-        """Make a new record of the data, under a new id."""
-        texts = self._texts({})
-        stored = yield from call(SessionStrategy.insert, texts, _capped(expires, datetime.now(UTC)))
-        yield from self._go_on(texts, stored)
+        """Create a record of the data under a new id."""
+        texts = self._encode_data({})
+        stored = yield from call(SessionStrategy.insert, texts, _cap(expires, datetime.now(UTC)))
+        yield from self._continue_from(texts, stored)
 
     def commit(self, expires: datetime, sends_key: bool) -> Steps[bool]:
-        """Write what differs from what was loaded; with nothing to differ from, make a record.
+        """Write what changed since the load, or create a record if none was loaded.
 
-        Writes nothing where nothing differs and the expiry has not moved. But if that is to send
-        the client its key, it asks whether the session still lives. False: the session that was
-        loaded is gone, and nothing was written.
+        If neither the data nor the expiry changed, write nothing. If the response will send the
+        key (`sends_key`), ask the store first whether the session still exists. False: the loaded
+        session is gone, and nothing was written.
         """
         yield from self.take_back()
-        if (stored := (yield from self._found())) is None:
+        if (stored := (yield from self._find_stored())) is None:
             yield from self.insert(expires)
             return True
-        texts = self._texts(stored.texts)
+        texts = self._encode_data(stored.texts)
         signs_in = brings_user(stored.texts, texts)
-        expires = _capped(expires, datetime.now(UTC) if signs_in else stored.created)
+        expires = _cap(expires, datetime.now(UTC) if signs_in else stored.created)
         differs = texts != stored.texts or expires != stored.expires
         asks = sends_key and not self.is_confirmed
         if not differs and (not asks or (yield from self.load()) is not None):
@@ -223,46 +226,47 @@ class State:
         written = yield from call(SessionStrategy.merge, stored, texts, expires)
         if written is None:
             return False
-        yield from self._go_on(texts, written)
+        yield from self._continue_from(texts, written)
         return True
 
     def rotate(self, expires: datetime) -> Steps[bool]:
-        """Go on under a new id; with no record, make one. False: the session is gone."""
+        """Move the session to a new id, or create it if it has none. False: it is gone."""
         yield from self.take_back()
-        if (stored := (yield from self._found())) is None:
+        if (stored := (yield from self._find_stored())) is None:
             yield from self.insert(expires)
             return True
-        texts = self._texts(stored.texts)
-        expires = _capped(expires, stored.created)
+        texts = self._encode_data(stored.texts)
+        expires = _cap(expires, stored.created)
         written = yield from call(SessionStrategy.rotate, stored, texts, expires)
         if written is None:
             return False
-        yield from self._go_on(texts, written)
+        yield from self._continue_from(texts, written)
         return True
 
     def apply(self, name: str, change: Apply, expires: datetime) -> Steps[bool]:
-        """Change one stored name atomically, and nothing else. False: the session is gone."""
+        """Atomically change one stored name and nothing else. False: the session is gone."""
         name = text_of_name(name)
         yield from self.open()
         yield from self.take_back()
-        if (stored := (yield from self._found())) is None:
+        if (stored := (yield from self._find_stored())) is None:
             text = applied(name, change, None)
-            expires = _capped(expires, datetime.now(UTC))
+            expires = _cap(expires, datetime.now(UTC))
             written = yield from call(SessionStrategy.insert, Texts({name: text}), expires)
         else:
             texts = Texts({**stored.texts, name: change})
-            expires = _capped(expires, stored.created)
+            expires = _cap(expires, stored.created)
             merged = yield from call(SessionStrategy.merge, stored, texts, expires)
             if merged is None:
                 return False
             written = merged
-        yield from self._go_on(self._base, written)
-        # It replaces what the request itself had put there. A value, because it is this request's.
+        yield from self._continue_from(self._base, written)
+        # The result replaces the request's own unsaved value. It is decoded, so that `modified`
+        # notices changes made inside it.
         self.data.put(name, decode(written.texts[name]))
         return True
 
     def destroy(self) -> Steps[None]:
-        """End the session, now and for good; start over with nothing."""
+        """Delete the session now, for good, and start an empty one."""
         yield from self.take_back()
         yield from self._end(self.session_id, self.stored)
         self.session_id = self.stored = None
@@ -270,31 +274,33 @@ class State:
         self._asked = True
 
     def take_back(self) -> Steps[None]:
-        """Go on from what was before, where a transaction has rolled back what was written. A
-        logout is final: it is carried out again."""
-        undone: list[_Before] = []
-        while self._befores and self._befores[-1].is_undone():
-            undone.append(self._befores.pop())
+        """Return to the state before writes that a transaction rolled back.
+
+        A logout is final: if it was rolled back, it runs again.
+        """
+        undone: list[_UndoPoint] = []
+        while self._undo_points and self._undo_points[-1].is_undone():
+            undone.append(self._undo_points.pop())
         ended = False
         for before in undone:
             ended = ended or before.ends
             if ended:
-                # Also under the keys that the session had earlier in the transaction.
+                # Ids that the session had earlier in the transaction must end too.
                 yield from self._end(before.session_id, before.stored)
             else:
                 self._restore(before)
 
-    def _restore(self, before: _Before) -> None:
+    def _restore(self, before: _UndoPoint) -> None:
         undone, moved = self._base, self.session_id != before.session_id
         self.session_id, self.stored = before.session_id, before.stored
         if moved:
-            # Somebody who signed in within the transaction has not; the user may be gone as well.
-            # And no sign-in may end up under a key that is known from before (ASVS 7.2.4).
+            # The rollback undid the sign-in, and possibly the user's row. A signed-in user must not
+            # be saved under the key from before the sign-in either (ASVS 7.2.4).
             self._undo_sign_in()
         self._asked, self._seen = False, None
         raw = self.data.raw()
         for name in raw:
-            # What nobody looked at is as the store has it.
+            # A text that the request did not decode follows the store.
             if type(raw[name]) is Text and raw[name] == undone.get(name):
                 if (text := self._base.get(name)) is None:
                     del self.data[name]
@@ -302,7 +308,7 @@ class State:
                     self.data.put(name, text)
 
     def _undo_sign_in(self) -> None:
-        if brings_user(self._base, self._texts(self._base)):
+        if brings_user(self._base, self._encode_data(self._base)):
             for name in [name for name in self.data if name.startswith(USER_PREFIX)]:
                 del self.data[name]
             for name, text in self._base.items():
@@ -311,8 +317,8 @@ class State:
 
     @property
     def is_provisional(self) -> bool:
-        """Whether a transaction may have taken back what was written."""
-        return bool(self._befores)
+        """Whether a transaction may have rolled back, or may still roll back, a write."""
+        return bool(self._undo_points)
 
     def _end(self, session_id: str | None, stored: Stored | None) -> Steps[None]:
         if session_id is None:
@@ -328,29 +334,32 @@ class State:
     ) -> Steps[None]:
         is_undone = yield from call(SessionStrategy.is_undone)
         if is_undone is not None:
-            self._befores.append(_Before(is_undone, session_id, stored, ends))
+            self._undo_points.append(_UndoPoint(is_undone, session_id, stored, ends))
 
-    def _found(self) -> Steps[Stored | None]:
-        """What is stored, also where data was put in place without a look at it."""
+    def _find_stored(self) -> Steps[Stored | None]:
+        """Return the stored session; load it if replace_data() ran without loading."""
         if self.stored is None:
             self.stored = yield from self.load()
         return self.stored
 
-    def _go_on(self, texts: Mapping[str, Any], stored: Stored) -> Steps[None]:
-        """Go on from `stored`, which was written in place of `texts`. Where it holds something
-        else, because other requests wrote too, and the request has not changed that name since,
-        take it over. What the caller holds of all other names stays."""
+    def _continue_from(self, texts: Mapping[str, Any], stored: Stored) -> Steps[None]:
+        """Continue from `stored`, the result of writing `texts`.
+
+        `stored` may also hold what other requests wrote. Take such a name over, unless this request
+        has changed it since `texts` was made; every other name keeps the object that the caller
+        may hold.
+        """
         yield from self._remember(self.session_id, self.stored)
         if not self.may_follow:
             stored = stored.alone()
         self.stored, self.session_id = stored, stored.session_id
-        self._asked = True  # the client's cookie has to follow
+        self._asked = True  # so that the response sends the cookie
         if stored.texts is texts:
             return
         raw = self.data.raw()
         for name in {**texts, **stored.texts}:
             theirs, known = stored.texts.get(name), texts.get(name)
-            if theirs is not known and theirs != known and _is_still(raw, name, known):
+            if theirs is not known and theirs != known and _is_unchanged(raw, name, known):
                 if theirs is None:
                     self.data.pop(name, None)
                 else:
@@ -361,13 +370,13 @@ def _text(raw: Texts, name: str) -> Any:
     return raw[name] if type(raw[name]) is Text else encode(name, raw[name])
 
 
-def _is_still(raw: Texts, name: str, known: str | None) -> bool:
-    """Whether the request holds of a name what was known."""
+def _is_unchanged(raw: Texts, name: str, known: str | None) -> bool:
+    """Whether the request still holds the text `known`, or still lacks the name."""
     if name not in raw or known is None:
         return name not in raw and known is None
     try:
         return same(_text(raw, name), known)
-    except TypeError:  # it cannot be serialized, so nobody has stored it
+    except TypeError:  # not serializable, so it was never stored
         return False
 
 
@@ -375,10 +384,10 @@ def _is_still(raw: Texts, name: str, known: str | None) -> bool:
 
 
 def expires_after(age: float) -> datetime:
-    """UTC now and `age` seconds, rounded up to a step of 1 % of them, at most five minutes.
+    """Return the UTC time `age` seconds from now, rounded up to the next step.
 
-    So most saves of a sliding session leave its expiry, an indexed column, as it is; and no session
-    ends early.
+    A step is 1 % of `age`, at most five minutes. Most saves of a sliding session then leave its
+    expiry, an indexed column, unchanged, and no session ends early.
     """
     now = datetime.now(UTC)
     step = min(age / 100, _LONGEST_STEP)
@@ -387,12 +396,12 @@ def expires_after(age: float) -> datetime:
     return datetime.fromtimestamp(math.ceil((now.timestamp() + age) / step) * step, UTC)
 
 
-def _absolute_end(created: datetime | None) -> datetime | None:
-    """``SESSION_ABSOLUTE_AGE`` (seconds) after `created`, whatever was done since (ASVS 7.3.2)."""
+def _compute_absolute_end(created: datetime | None) -> datetime | None:
+    """Return `created` plus ``SESSION_ABSOLUTE_AGE`` seconds (ASVS 7.3.2), or ``None``."""
     age = conf.SESSION_ABSOLUTE_AGE
     return None if age is None or created is None else created + timedelta(seconds=age)
 
 
-def _capped(expires: datetime, created: datetime | None) -> datetime:
-    end = _absolute_end(created)
+def _cap(expires: datetime, created: datetime | None) -> datetime:
+    end = _compute_absolute_end(created)
     return expires if end is None else min(expires, end)
