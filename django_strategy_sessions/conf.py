@@ -13,11 +13,12 @@ DEFAULTS: dict[str, Any] = {
     "SESSION_STRATEGY": "django_strategy_sessions.strategies.database.DatabaseStrategy",
     # Newest first. None: SECRET_KEY, then SECRET_KEY_FALLBACKS.
     "SESSION_COOKIE_SECRETS": None,
-    # Names that the cookie had before: read, answered under SESSION_COOKIE_NAME, and removed.
+    # Former names of the cookie. The middleware reads such a cookie, sends the key under
+    # SESSION_COOKIE_NAME, and deletes the old cookie.
     "SESSION_COOKIE_NAME_FALLBACKS": (),
-    # CHIPS: a cookie of its own for each site that embeds this one.
+    # CHIPS: browsers keep a separate cookie for each site that embeds this one.
     "SESSION_COOKIE_PARTITIONED": False,
-    # Seconds after which a session ends, however much it is used (ASVS 7.3.2). None: never.
+    # A session ends this many seconds after its start, even if in use (ASVS 7.3.2). None: never.
     "SESSION_ABSOLUTE_AGE": None,
     # Bytes of a session's serialized data.
     "SESSION_MAX_SIZE": 1024 * 1024,
@@ -25,8 +26,8 @@ DEFAULTS: dict[str, Any] = {
 
 
 class Settings:
-    """Settings, cached: one request reads some of them many times, and a setting that the project
-    leaves out is slow to look up."""
+    """Settings, cached: one request reads some of them many times, and ``settings.X`` is slow for a
+    setting that the project does not define."""
 
     SESSION_STRATEGY: str | Mapping[str, Any]
     SESSION_COOKIE_SECRETS: Sequence[str | bytes] | None

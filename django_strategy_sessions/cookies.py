@@ -1,4 +1,4 @@
-"""Cookies: what browsers refuse, how a ``Set-Cookie`` header is written, and what a client sent."""
+"""Cookies: what browsers refuse, how to write ``Set-Cookie``, and how to read ``Cookie``."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from typing import Any
 
 from django.http import HttpRequest
 
-_MOST = 10  # cookies of one name, of which each costs an HMAC
+_MOST = 10  # cookies read per name, because each costs an HMAC
 
 
 def refusals(
     name: str, *, secure: bool, path: str, domain: str | None, same_site: str, partitioned: bool
 ) -> Iterator[tuple[str, str]]:
-    """What makes browsers throw a cookie away, so that nobody can log in (RFC 6265bis, 5.7): the
-    attribute that is wrong, and what it has to be."""
+    """Yield each reason for which browsers would discard the cookie (RFC 6265bis, 5.7).
+
+    A reason is the wrong attribute and a text that says what to change. With a discarded cookie
+    nobody can log in.
+    """
     if name.startswith(("__Host-", "__Secure-")) and not secure:
         yield "secure", "has to be secure, with this name"
     if name.startswith("__Host-") and (domain or path != "/"):
@@ -40,21 +43,21 @@ _ATTRIBUTES = {
 
 
 class Cookie(Morsel[str]):
-    """One ``Set-Cookie`` header: for ``response.cookies``, and as text.
+    """One ``Set-Cookie`` header, for ``response.cookies`` or as text.
 
-    An attribute that is ``None``, ``False`` or empty is left out.
+    Attributes that are ``None``, ``False`` or empty are left out.
     """
 
     def __init__(self, name: str, value: str, **attributes: Any) -> None:
         super().__init__()
         self.set(name, value, value)
-        # The standard library knows it since Python 3.14, and no Django does.
+        # Python's cookies support Partitioned from 3.14 only, and Django's not at all.
         self._is_partitioned = bool(attributes.pop("partitioned", False))
         if (max_age := attributes.pop("max_age", None)) is not None:
             self["max-age"] = max_age
         self.update({key: given for key, given in attributes.items() if given})
 
-    def __reduce__(self) -> Any:  # for caches
+    def __reduce__(self) -> Any:  # caches pickle responses
         return _restore, (type(self), self.key, self.value, {**self}, self._is_partitioned)
 
     def OutputString(self, attrs: Any = None) -> str:  # noqa: N802
@@ -79,10 +82,11 @@ def _restore(
 
 
 def sent_values(source: HttpRequest | str | None, name: str) -> list[str]:
-    """The values of all cookies of one name, in the order of the header.
+    """Return the values of all cookies of one name, in the order of the ``Cookie`` header.
 
-    After a change of a cookie's domain or path a browser sends the old one too, for weeks; and
-    ``request.COOKIES`` knows only the last. What a test or a middleware has put there counts.
+    After a change of a cookie's domain or path, a browser also sends the old cookie, for weeks, and
+    ``request.COOKIES`` holds only the last. If a test or a middleware has changed
+    ``request.COOKIES``, its value wins.
     """
     header = source.META.get("HTTP_COOKIE", "") if isinstance(source, HttpRequest) else source
     pairs = (pair.partition("=") for pair in (header or "").split(";"))

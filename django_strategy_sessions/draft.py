@@ -1,4 +1,4 @@
-"""The dict that a request works on: texts until somebody asks for the value."""
+"""The dict that a request works on. It holds texts and decodes them on access."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _MISSING: Any = object()
 
 
 class Draft(HiddenDict):
-    """A session's data. Starts as the stored texts; a value is decoded when it is first asked for.
+    """A session's data. It starts as the stored texts and decodes a value on first access.
 
-    Decoding makes a new object, so the stored text stays what it was, and a name that nobody looks
-    at is neither parsed nor serialized again.
+    Decoding makes a new object, so the stored text never changes. A name that the request does not
+    access is neither parsed nor serialized again.
     """
 
     def __init__(self) -> None:
@@ -42,11 +42,11 @@ class Draft(HiddenDict):
             raise
 
     def __delitem__(self, name: Any) -> None:
-        dict.__delitem__(self, name if type(name) is str else _as_read(name))
+        dict.__delitem__(self, name if type(name) is str else _convert_name(name))
 
     def __contains__(self, name: object) -> bool:
         try:
-            return dict.__contains__(self, name if type(name) is str else _as_read(name))
+            return dict.__contains__(self, name if type(name) is str else _convert_name(name))
         except KeyError:
             return False
 
@@ -88,7 +88,7 @@ class Draft(HiddenDict):
         return super().items()
 
     def __iter__(self) -> Iterator[str]:
-        # Defined only because dict(draft) then asks for each value, and does not copy the texts.
+        # Without this override, dict(draft) would copy the texts and bypass __getitem__().
         return super().__iter__()
 
     def copy(self) -> Data:
@@ -103,12 +103,14 @@ class Draft(HiddenDict):
     __hash__ = None  # type: ignore[assignment]
 
     def raw(self) -> Texts:
-        """Names and values as they are: texts, where nobody asked. A copy that is made in one step,
-        because other threads of the request may go on."""
+        """Return a copy that holds texts for the names that were not accessed.
+
+        The copy is made in one step, because other threads of the request may change the dict.
+        """
         return Texts(list(dict.items(self)))
 
     def put(self, name: str, value: Any) -> None:
-        """Set a name, to a text or a value, as the store has it by now."""
+        """Set a name to a text or a value that comes from the store."""
         dict.__setitem__(self, name, value)
 
     def take_over(self, texts: Mapping[str, Any]) -> None:
@@ -119,8 +121,8 @@ class Draft(HiddenDict):
             self[name]
 
 
-def _as_read(name: object) -> str:
-    """A name that nobody can have set is not in the session."""
+def _convert_name(name: object) -> str:
+    """Return the name to look up. `KeyError` for a type that no name can have."""
     try:
         return text_of_name(name)
     except TypeError:

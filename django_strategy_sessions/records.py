@@ -1,10 +1,10 @@
-"""Records: how a session looks at rest. Public, for authors of strategies.
+"""Records: the format of a session at rest. Public, for authors of strategies.
 
 The store never holds a usable session id, only its hash, the *key* (CVE-2019-16782). The data is
 sealed: a mac, an optional header, and a JSON object with one name per line. The mac is bound to the
-key and covers all of it, so a record that was forged, cut, or copied into another session is no
-session. It changes with the data, so it is also what compare-and-set compares: always the stored
-one, never one computed again.
+key and covers the whole record, so a record that was forged, cut, or copied into another session
+counts as no session. The mac changes with the data, so compare-and-set compares macs: always the
+stored mac, never one computed again.
 """
 
 from __future__ import annotations
@@ -36,40 +36,40 @@ __all__ = [
 ]
 
 MAC_LENGTH = 43
-# What stands in place of a mac where a session has moved to another key. No record has this mac, so
-# no compare-and-set matches it.
+# A marker, left where a session moved to another key, starts with this instead of a mac. No record
+# has this mac, so no compare-and-set matches it.
 MOVED = "-" * MAC_LENGTH
 
-_JSON, _OTHER = "j", "s"  # who made the texts: the standard library, or another serializer
+_JSON, _OTHER = "j", "s"  # the serializer: json, or another
 _VARIANT = {digit: "89ab"[int(digit, 16) % 4] for digit in "0123456789abcdef"}
 _logger = logging.getLogger("django.security.SuspiciousSession")
 
 
 class SessionTooLarge(ValueError):
-    """The serialized session is beyond ``SESSION_MAX_SIZE`` bytes. Nothing was written."""
+    """The serialized session is larger than ``SESSION_MAX_SIZE`` bytes. Nothing was written."""
 
 
 def new_id() -> str:
-    """128 bits of the system's randomness in 22 characters (ASVS 7.2.3, 11.5.1)."""
+    """Return 128 random bits from the operating system, as 22 characters (ASVS 7.2.3, 11.5.1)."""
     return Hidden(secrets.token_urlsafe(16))
 
 
-@lru_cache(maxsize=256)  # one request asks for the same id several times
+@lru_cache(maxsize=256)  # one request hashes the same id several times
 def hashed(session_id: str) -> str:
-    """The key of a session: the SHA-256 of its id, cut to 128 bits, in hex.
+    """Return a session's key in the store: 32 hex digits, the first 128 bits of the id's SHA-256.
 
-    Six of the bits make it look like a random UUID (RFC 9562, 5.4), because MariaDB's columns for
-    UUIDs refuse some values that do not.
+    Six bits are set as in a random UUID (RFC 9562, 5.4), because MariaDB's UUID columns refuse some
+    other values.
     """
     cut = sha256(session_id.encode("utf-8", "surrogatepass")).hexdigest()[:32]
     return f"{cut[:12]}4{cut[13:16]}{_VARIANT[cut[16]]}{cut[17:]}"
 
 
 def seal(key: str, texts: Texts, header: str = "") -> str:
-    """The record of a session: 43 characters of mac, the `header`, one for the serializer, texts.
+    """Return a session's record: 43 characters of mac, `header`, a serializer letter, the texts.
 
-    A header is text of a length that the strategy knows. The record is ASCII if the header is.
-    Raises `SessionTooLarge` beyond ``SESSION_MAX_SIZE``.
+    The strategy fixes the header's length. The record is ASCII if the header is. Raises
+    `SessionTooLarge` if the texts exceed ``SESSION_MAX_SIZE`` bytes.
     """
     lines = Hidden(",\n".join([f"{_quote(name)}:\t{text}" for name, text in texts.items()]))
     if len(lines) > conf.SESSION_MAX_SIZE:
@@ -81,7 +81,7 @@ def seal(key: str, texts: Texts, header: str = "") -> str:
 
 
 def unseal(key: str, record: str, header_length: int = 0) -> Texts | None:
-    """The texts in a record, or ``None``, logged, if it is not what `seal` made for this key."""
+    """Return the texts of a record. If `seal` did not make it for this key, log that: ``None``."""
     if not _is_sealed(key, record):
         _logger.warning("A session record that does not unseal was treated as no session.")
         return None
@@ -96,8 +96,8 @@ def unseal(key: str, record: str, header_length: int = 0) -> Texts | None:
         _logger.warning("A session record was written with another SESSION_SERIALIZER.")
         return None
     if other is not None:
-        # JSON that was sealed can be parsed when somebody asks for it. What is read by a key of its
-        # own, as encryption, must turn out to be unreadable here and not in a view.
+        # Sealed JSON always parses, so it can be decoded later. Another serializer may have a key
+        # of its own; if that has changed, decoding must fail here and not in a view.
         try:
             for text in texts.values():
                 decode(text)
@@ -108,12 +108,12 @@ def unseal(key: str, record: str, header_length: int = 0) -> Texts | None:
 
 
 def is_current(key: str, record: str) -> bool:
-    """Whether the newest secret sealed a record."""
+    """Whether the newest secret sealed the record."""
     return _matches(key, record, signing.project_secrets()[0])
 
 
 def moved(key: str, new_key: str, header: str = "") -> str:
-    """The marker that a rotation leaves under the old key: where the session is now."""
+    """Return the marker that a rotation leaves under the old key. It holds the new key."""
     body = f"{header}{new_key}"
     seal = _mac(key, f"{MOVED}{body}".encode(), signing.project_secrets()[0])
     return Hidden(MOVED + seal + body)
@@ -124,7 +124,7 @@ def is_moved(record: str) -> bool:
 
 
 def follow(key: str, record: str, header_length: int = 0) -> str | None:
-    """The new key in a marker; ``None`` if we did not make it for this key."""
+    """Return the new key in a marker, or ``None`` if `moved` did not make it for this key."""
     seal, body = record[MAC_LENGTH : 2 * MAC_LENGTH], record[2 * MAC_LENGTH :]
     return body[header_length:] if _is_sealed(key, Hidden(seal + MOVED + body)) else None
 
@@ -134,7 +134,7 @@ def _quote(name: str) -> str:
 
 
 def _mac(key: str, body: bytes | memoryview, secret: bytes) -> str:
-    # A key has a fixed length, so no other key and body make the same message.
+    # Keys have a fixed length, so no other key and body give the same message.
     return signing.mac("record", secret, key.encode(), body)
 
 

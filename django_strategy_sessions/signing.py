@@ -1,8 +1,8 @@
-"""Session keys: a session id and the mac that proves that we issued it.
+"""Session keys: a session id and the mac that proves that this project issued it.
 
 A key is ``<id>.<mac>``, the mac being the first 17 characters (102 bits) of a urlsafe HMAC-SHA-256
-that is bound to the cookie's name, so that one cookie's key is worth nothing in another's
-(CVE-2026-6873). The first secret signs, all verify (ASVS 9.1.1, 11.2.4).
+that is bound to the cookie's name, so a key from one cookie does not verify in another
+(CVE-2026-6873). The first secret signs; every secret verifies (ASVS 9.1.1, 11.2.4).
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from .conf import conf
 from .hidden import Hidden
 
 KEY_MAC_LENGTH = 17
-SHORTEST_SECRET = 32  # bytes: as many as SHA-256 gives
+SHORTEST_SECRET = 32  # bytes: the length of a SHA-256
 
 Secrets = tuple[bytes, ...]
 
 
 def sign(session_id: str, cookie_name: str, secrets: Secrets | None = None) -> str:
-    """The session key of an id, signed with the newest secret."""
+    """Return the session key of an id, signed with the newest secret."""
     newest = (secrets or project_secrets())[0]
     return f"{session_id}.{_key_mac(session_id, cookie_name, newest)}"
 
 
 def unsign(key: object, cookie_name: str, secrets: Secrets | None = None) -> str | None:
-    """The id in a session key, or ``None`` for whatever else the client sent."""
-    if not isinstance(key, str):  # as the Morsel that some tests pass
+    """Return the id in a session key, or ``None`` if the key does not verify."""
+    if not isinstance(key, str):  # for example the Morsel that some tests pass
         return None
     session_id, dot, given = map(Hidden, key.rpartition("."))
     if not (session_id and dot and len(given) == KEY_MAC_LENGTH and given.isascii()):
@@ -47,7 +47,7 @@ def unsign(key: object, cookie_name: str, secrets: Secrets | None = None) -> str
 
 
 def mac(purpose: str, secret: bytes, *message: bytes | memoryview) -> str:
-    """A urlsafe HMAC-SHA-256 of 43 characters, under a key of `purpose`'s own."""
+    """Return a urlsafe HMAC-SHA-256 of 43 characters, under a key derived for `purpose`."""
     keyed = _keyed(purpose, secret).copy()
     for part in message:
         keyed.update(part)
@@ -55,7 +55,7 @@ def mac(purpose: str, secret: bytes, *message: bytes | memoryview) -> str:
 
 
 def _key_mac(session_id: str, cookie_name: str, secret: bytes) -> str:
-    # Lone surrogates are not text, but a client can send them, and they must not be an error.
+    # A client can send lone surrogates, which UTF-8 cannot encode. They must not raise an error.
     message = session_id.encode("utf-8", "surrogatepass")
     return mac(f"key:{cookie_name}", secret, message)[:KEY_MAC_LENGTH]
 
@@ -68,17 +68,17 @@ def _keyed(purpose: str, secret: bytes) -> hmac.HMAC:
 
 @cache
 def project_secrets() -> Secrets:
-    """``SESSION_COOKIE_SECRETS``, or else ``SECRET_KEY`` and its fallbacks, newest first."""
+    """Return ``SESSION_COOKIE_SECRETS``, or else ``SECRET_KEY`` and its fallbacks, newest first."""
     if (given := conf.SESSION_COOKIE_SECRETS) is not None:
         return checked_secrets(given, "SESSION_COOKIE_SECRETS")
     return tuple(_bytes(key) for key in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS))
 
 
 def checked_secrets(given: Sequence[str | bytes], where: str) -> Secrets:
-    """Secrets fit to sign with; ``ImproperlyConfigured`` for any other value.
+    """Validate secrets and return them as bytes. Raises `ImproperlyConfigured`.
 
-    A string would make its first letter the secret, and a variable that is not set an empty one:
-    both have happened in production to users of the original.
+    With a bare string, its first letter would sign; with an unset variable, an empty secret would.
+    Both have happened to users of React Router in production.
     """
     if not isinstance(given, (list, tuple)):
         raise ImproperlyConfigured(

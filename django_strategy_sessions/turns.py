@@ -1,4 +1,4 @@
-"""One at a time: for threads and tasks that share one session object."""
+"""A lock for the threads and tasks that share one session object."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _inside: ContextVar[tuple[object, ...]] = ContextVar("inside", default=())
 
 
 class Turn:
-    """A reentrant lock that threads and tasks take in turn: ``with`` and ``async with``.
+    """A reentrant lock for threads (``with``) and tasks (``async with``) alike.
 
-    A view may use its session from a pool of threads, or from tasks that `asyncio.gather` runs
-    side by side. The first one loads the session, or creates it; the others wait for that.
+    A view may use its session from a thread pool, or from tasks that `asyncio.gather` runs. The
+    first thread or task loads or creates the session, and the others wait for it.
     """
 
     __slots__ = ("_by_task", "_depth", "_guard", "_holder", "_waiting")

@@ -1,4 +1,4 @@
-"""Session values as texts: what the package compares, merges and seals.
+"""Session values as texts, which the package compares, merges and seals.
 
 With Django's ``JSONSerializer`` a text is the value's JSON: ASCII, without raw tabs or newlines.
 Any other ``SESSION_SERIALIZER`` is given ``{name: value}``, because some accept only dicts, and the
@@ -36,34 +36,35 @@ class Texts(HiddenDict):
 
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
-# Without the search for white space around it, because these texts were made here.
+# Faster than decode(), which first skips white space; texts from `_encode` have none.
 _scan: Any = json.JSONDecoder().scan_once  # type: ignore[attr-defined]  # typeshed leaves it out
 
 
 @cache
 def serializer() -> Any | None:
-    """What ``SESSION_SERIALIZER`` names; ``None`` for JSON, which needs no detour."""
+    """Return the class that ``SESSION_SERIALIZER`` names, or ``None`` for Django's JSON."""
     found = import_string(settings.SESSION_SERIALIZER)
     return None if found is JSONSerializer else found
 
 
 def encode(name: str, value: Any) -> Text:
-    """The text of a value. Raises `TypeError`, which says which name could not be serialized."""
+    """Serialize one value. The `TypeError` for a value that cannot be serialized has the name."""
     other, reason = serializer(), type(value).__name__
     try:
         if other is None:
             return Text(_encode(value))
         return Text(f'"{b64encode(other().dumps({name: value})).decode()}"')
     except Exception as error:
-        if other is None:  # whose messages name types, and no values
+        if other is None:  # json's own messages name types and never show values
             reason = str(error)
         failed = type(error).__name__
-    del value  # or error reports would show it, as they would the frames of a cause
+    # Error reports show local variables, also those of a cause, so the error has none.
+    del value
     raise TypeError(f"The session's {name!r} cannot be serialized ({failed}: {reason}).")
 
 
 def decode(text: str) -> Any:
-    """The value of a text: a new object at each call."""
+    """Parse a text. Each call returns a new object."""
     if (other := serializer()) is None:
         return _scan(text, 0)[0]
     (value,) = other().loads(b64decode(text)).values()
@@ -71,7 +72,7 @@ def decode(text: str) -> Any:
 
 
 def same(one: str, another: str) -> bool:
-    """Whether two texts hold one value. Where a serializer encrypts, each of its texts differs."""
+    """Whether two texts hold the same value. An encrypting serializer never repeats a text."""
     return one == another or (serializer() is not None and _equal(decode(one), decode(another)))
 
 
@@ -84,7 +85,7 @@ def decode_all(texts: Mapping[str, str]) -> Data:
 
 
 def text_of_name(name: object) -> str:
-    """A name as JSON writes it: ``5`` becomes ``"5"``. Raises `TypeError` where JSON has none."""
+    """Return a name as JSON writes it: ``5`` becomes ``"5"``. Raises `TypeError` for others."""
     if isinstance(name, str):
         return name
     if name is None or isinstance(name, (bool, int, float)):
@@ -96,7 +97,7 @@ def text_of_name(name: object) -> str:
 
 
 def flash_name(name: str) -> str:
-    """The name under which a flash is kept."""
+    """Return the raw name of a flash."""
     return f"__flash_{name}__"
 
 
@@ -105,12 +106,12 @@ def is_flash(raw: str) -> bool:
 
 
 def unflashed(raw: str) -> str:
-    """The name of a flash that is kept under `raw`."""
+    """Return the flash's name from its raw name."""
     return raw[len("__flash_") : -len("__")]
 
 
 def _equal(one: Any, another: Any) -> bool:
-    """Equality that tells 1 from True, and one order of names from another."""
+    """Compare like ``==``, but also compare types and the order of names."""
     if type(one) is not type(another):
         return False
     if isinstance(one, dict):
