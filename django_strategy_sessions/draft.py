@@ -10,6 +10,7 @@ from .hidden import HiddenDict
 from .values import Data, Text, Texts, decode, text_of_name
 
 _MISSING: Any = object()
+_decoding = Lock()  # one for all drafts, because it is held for microseconds and drafts are copied
 
 
 class Draft(HiddenDict):
@@ -19,15 +20,11 @@ class Draft(HiddenDict):
     access is neither parsed nor serialized again.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._decoding = Lock()
-
     def __getitem__(self, name: Any) -> Any:
-        name = name if type(name) is str else _as_read(name)
+        name = name if type(name) is str else _convert_name(name)
         value = dict.__getitem__(self, name)
         if type(value) is Text:
-            with self._decoding:  # all threads of the request have to get the same object
+            with _decoding:  # all threads of the request have to get the same object
                 value = dict.__getitem__(self, name)
                 if type(value) is Text:
                     value = decode(value)

@@ -39,7 +39,7 @@ from .database import answers, sqlstate
 from .forks import note_process
 from .loops import PerLoop
 
-logger = logging.getLogger("django_strategy_sessions")
+_logger = logging.getLogger("django_strategy_sessions")
 
 Row = tuple[Any, ...]
 _UNTOUCHED = {"contextlib", "django", "psycopg"}  # the modules of functions that nobody wrapped
@@ -66,7 +66,9 @@ class PostgresConnections:
         max_idle: float = 30.0,
         follows_router: bool = False,
     ) -> None:
-        self.timeout, self.lock_timeout, self.max_idle = timeout, lock_timeout, max_idle
+        self.timeout: float = timeout
+        self.lock_timeout: float = lock_timeout
+        self.max_idle: float = max_idle
         self._alias, self._follows_router, self._pool_size = alias, follows_router, pool_size
         self._pools: PerLoop[_Pool] = PerLoop(lambda: _Pool(self), _close)
         self._used: WeakKeyDictionary[object, float] = WeakKeyDictionary()
@@ -544,7 +546,7 @@ class _Watchdog:
             try:
                 self._look()
             except Exception:
-                logger.exception("The watchdog over PostgreSQL's time-outs failed.")
+                _logger.exception("The watchdog over PostgreSQL's time-outs failed.")
 
     def _look(self) -> None:
         now = monotonic()

@@ -130,7 +130,10 @@ class RedisClients:
             raise ImproperlyConfigured("`replicas` must be a number of replicas, or 0.")
         if not timeout > 0 or not idle > 0:
             raise ImproperlyConfigured("`timeout` and `idle` must be seconds above zero.")
-        self.alias, self.timeout, self.replicas, self.idle = alias, timeout, replicas, idle
+        self.alias: str = alias
+        self.timeout: float = timeout
+        self.replicas: int = replicas
+        self.idle: float = idle
         self._found: _Servers | None = None
         self._lock = threading.Lock()
         self._resting: WeakKeyDictionary[Any, float] = WeakKeyDictionary()  # since when
