@@ -1,4 +1,4 @@
-"""Sessions in the admin: who has one since when, and a way to end it. No ids, no data."""
+"""Sessions in the admin: see which users have one, and end it. It shows no ids and no data."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class StoredSessionAdmin(_ModelAdmin):
     fields: ClassVar[Any] = ("user", "created", "expires", "size")
     readonly_fields: ClassVar[Any] = fields
     list_display: Any = ("created", "user", "expires", "size")  # the first links to the session
-    search_fields: ClassVar[Any] = ("owner",)  # for the search box; see get_search_results
+    search_fields: ClassVar[Any] = ("owner",)  # shows the search box; see get_search_results()
     search_help_text: ClassVar[Any] = _("The name or the primary key of a user")
     ordering: ClassVar[Any] = ("-expires",)  # indexed
     show_full_result_count = False
@@ -88,25 +88,25 @@ class StoredSessionAdmin(_ModelAdmin):
 
 def _name_users(site: AdminSite, request: HttpRequest, sessions: Iterable[Any]) -> None:
     """Set the `user_name` of each session, with one query for all of their users."""
-    users = _users({session.owner for session in sessions if session.owner})
+    users = _find_users({session.owner for session in sessions if session.owner})
     for session in sessions:
         user = users.get(session.owner)
-        session.user_name = session.owner if user is None else _linked(site, request, user)
+        session.user_name = session.owner if user is None else _link_to(site, request, user)
 
 
-def _users(owners: Iterable[str]) -> dict[str, Any]:
+def _find_users(owners: Iterable[str]) -> dict[str, Any]:
     """Find the users by the texts of their primary keys."""
     key = get_user_model()._meta.pk
     keys = []
     for owner in owners:
-        with suppress(ValidationError):  # the key of a user model that the project had before
+        with suppress(ValidationError):  # the key comes from an earlier user model
             key.run_validators(value := key.to_python(owner))
             keys.append(value)
     users = get_user_model()._default_manager.filter(pk__in=keys) if keys else []
     return {str(user.pk): user for user in users}
 
 
-def _linked(site: AdminSite, request: HttpRequest, user: Any) -> str:
+def _link_to(site: AdminSite, request: HttpRequest, user: Any) -> str:
     """Return the user's name, as a link to their page if this admin shows it to the reader."""
     model = type(user)
     if not site.is_registered(model):

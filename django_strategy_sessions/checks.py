@@ -1,4 +1,4 @@
-"""``manage.py check``: what can be seen to be wrong before the first request."""
+"""System checks: mistakes that can be found before the first request."""
 
 from __future__ import annotations
 
@@ -27,15 +27,21 @@ MIDDLEWARE = "django_strategy_sessions.middleware.SessionMiddleware"
 
 @checks.register(Tags.security)
 def check_sessions(**kwargs: Any) -> list[CheckMessage]:
-    return [*_secrets(), *_ages_and_sizes(), *_cookie(), *_strategy(), *_project()]
+    return [
+        *_check_secrets(),
+        *_check_ages_and_sizes(),
+        *_check_cookie(),
+        *_check_strategy(),
+        *_check_project(),
+    ]
 
 
 @checks.register(Tags.security, deploy=True)
 def check_deployment(**kwargs: Any) -> list[CheckMessage]:
-    return [*_processes(), *_djangos_app()]
+    return [*_check_shared(), *_check_contrib_sessions()]
 
 
-def _secrets() -> Iterator[CheckMessage]:
+def _check_secrets() -> Iterator[CheckMessage]:
     try:
         newest = project_secrets()[0]
     except ImproperlyConfigured as error:
@@ -46,7 +52,7 @@ def _secrets() -> Iterator[CheckMessage]:
             id="strategy_sessions.E001",
         )
         return
-    if len(newest) < SHORTEST_SECRET:  # others are refused in SESSION_COOKIE_SECRETS
+    if len(newest) < SHORTEST_SECRET:  # SESSION_COOKIE_SECRETS refuses short secrets itself
         yield checks.Warning(
             f"SECRET_KEY signs the sessions' keys and is shorter than {SHORTEST_SECRET} bytes.",
             hint='SECRET_KEY = os.environ["SECRET_KEY"]'
@@ -55,7 +61,7 @@ def _secrets() -> Iterator[CheckMessage]:
         )
 
 
-def _ages_and_sizes() -> Iterator[CheckMessage]:
+def _check_ages_and_sizes() -> Iterator[CheckMessage]:
     age = conf.SESSION_ABSOLUTE_AGE
     if age is not None and (isinstance(age, bool) or not isinstance(age, (int, float)) or age <= 0):
         yield Error(
@@ -72,14 +78,14 @@ def _ages_and_sizes() -> Iterator[CheckMessage]:
         )
 
 
-def _strategy() -> Iterator[CheckMessage]:
+def _check_strategy() -> Iterator[CheckMessage]:
     try:
         strategy = get_strategy()
     except ImproperlyConfigured as error:
         cause = f" ({error.__cause__})" if error.__cause__ else ""
         yield Error(
             f"{error}{cause}",
-            hint=_missing_driver(error.__cause__)
+            hint=_hint_at_driver(error.__cause__)
             or f'SESSION_STRATEGY = "{DEFAULTS["SESSION_STRATEGY"]}"',
             id="strategy_sessions.E004",
         )
@@ -95,11 +101,11 @@ def _strategy() -> Iterator[CheckMessage]:
     yield from strategy.check()
 
 
-def _missing_driver(error: BaseException | None) -> str | None:
-    """The command that installs what a strategy could not import."""
+def _hint_at_driver(error: BaseException | None) -> str | None:
+    """Return the command that installs the driver that a strategy could not import."""
     if not isinstance(error, ImportError):
         return None
-    # psycopg alone is not enough: it needs a libpq, which its extra brings.
+    # psycopg alone is not enough: it also needs libpq, which psycopg[binary] contains.
     root = "psycopg" if "pq wrapper" in str(error) else (error.name or "").partition(".")[0]
     return _DRIVERS.get(root)
 
@@ -112,7 +118,7 @@ _DRIVERS = {
 }
 
 
-def _cookie() -> Iterator[CheckMessage]:
+def _check_cookie() -> Iterator[CheckMessage]:
     old_names = conf.SESSION_COOKIE_NAME_FALLBACKS
     if not isinstance(old_names, (list, tuple)) or not all(
         isinstance(name, str) and name for name in old_names
@@ -137,11 +143,11 @@ def _cookie() -> Iterator[CheckMessage]:
             id="strategy_sessions.E013",
         )
         return
-    yield from _refused_cookie()
+    yield from _check_browsers_accept_cookie()
 
 
-def _refused_cookie() -> Iterator[CheckMessage]:
-    """What makes browsers throw the cookie away, so that nobody can log in (RFC 6265bis, 5.7)."""
+def _check_browsers_accept_cookie() -> Iterator[CheckMessage]:
+    """Report why browsers would discard the cookie, so that nobody can log in."""
     name, samesite = settings.SESSION_COOKIE_NAME, settings.SESSION_COOKIE_SAMESITE
     for attribute, reason in refusals(
         name,
@@ -168,7 +174,7 @@ _REFUSED = {
 }
 
 
-def _project() -> Iterator[CheckMessage]:
+def _check_project() -> Iterator[CheckMessage]:
     if settings.SESSION_ENGINE != ENGINE:
         yield checks.Warning(
             f"The app {APP!r} is installed, but SESSION_ENGINE is {settings.SESSION_ENGINE!r}.",
@@ -179,7 +185,7 @@ def _project() -> Iterator[CheckMessage]:
         try:
             found = import_string(path)
         except ImportError:
-            continue  # Django will say so
+            continue  # Django reports this itself
         if isinstance(found, type) and issubclass(found, SessionMiddleware):
             return
     yield checks.Warning(
@@ -189,11 +195,11 @@ def _project() -> Iterator[CheckMessage]:
     )
 
 
-def _processes() -> Iterator[CheckMessage]:
+def _check_shared() -> Iterator[CheckMessage]:
     try:
         strategy = get_strategy()
     except ImproperlyConfigured:
-        return  # which is an error, also without --deploy
+        return  # _check_strategy() reports this
     if not strategy.is_shared:
         yield checks.Warning(
             f"{type(strategy).__name__} keeps sessions in one process: other workers see none of"
@@ -203,14 +209,15 @@ def _processes() -> Iterator[CheckMessage]:
         )
 
 
-def _djangos_app() -> Iterator[CheckMessage]:
-    # Under --deploy only: a new project has the app, and other apps may import its model.
+def _check_contrib_sessions() -> Iterator[CheckMessage]:
+    # Under --deploy only, because every new project has the app and other apps may import its
+    # model.
     if settings.SESSION_ENGINE == ENGINE and apps.is_installed("django.contrib.sessions"):
         yield checks.Warning(
-            "django.contrib.sessions is installed, but its Session model knows none of the"
-            " sessions: code that ends sessions by deleting its rows ends none.",
+            "django.contrib.sessions is installed, but its Session model holds none of the"
+            " sessions: code that deletes its rows to end sessions ends none.",
             hint='INSTALLED_APPS.remove("django.contrib.sessions")\n'
-            "# or, where you know that no code relies on it:\n"
+            "# or, if no code relies on it:\n"
             'SILENCED_SYSTEM_CHECKS = ["strategy_sessions.W009"]',
             id="strategy_sessions.W009",
         )

@@ -1,7 +1,7 @@
-"""What error reports do not show.
+"""Types whose values error reports do not show (ASVS 16.2.5).
 
-Django's error reports and Sentry print the local variables of every frame by their ``repr`` (ASVS
-16.2.5). Where a variable cannot be one of these, it is deleted before the error goes on.
+Django's error reports and Sentry print the ``repr`` of every frame's local variables. Code whose
+variable cannot have one of these types deletes it before it re-raises.
 """
 
 from __future__ import annotations

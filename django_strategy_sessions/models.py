@@ -18,10 +18,10 @@ else:
 
 
 class UTCDateTimeField(_DateTimeField):
-    """An aware UTC datetime whatever ``USE_TZ`` says: daylight saving must not move an expiry."""
+    """Aware UTC datetimes, also with ``USE_TZ=False``: daylight saving must not move an expiry."""
 
     def get_prep_value(self, value: datetime | None) -> datetime | None:
-        return value  # Django's would warn of aware values where USE_TZ is off
+        return value  # Django's warns about aware values if USE_TZ is off
 
     def get_db_prep_value(
         self, value: Any, connection: BaseDatabaseWrapper, prepared: bool = False
@@ -32,7 +32,7 @@ class UTCDateTimeField(_DateTimeField):
 
     def select_format(self, compiler: Any, sql: str, params: Any) -> tuple[str, Any]:
         if not settings.USE_TZ and compiler.connection.vendor == "postgresql":
-            # Django would read it as local time, in which one hour of autumn comes twice.
+            # Django would read it as local time, which repeats an hour in autumn.
             sql = f"{sql} AT TIME ZONE 'UTC'"
         return sql, params
 
@@ -43,7 +43,8 @@ class UTCDateTimeField(_DateTimeField):
 
 
 class StoredSession(models.Model):
-    """One session at rest. Whoever reads it learns no id; whoever writes it forges no data."""
+    """One session at rest. Someone who can read or write the table can neither use a session nor
+    forge its data."""
 
     # records.hashed(session_id)
     id: models.UUIDField[str | uuid.UUID, uuid.UUID] = models.UUIDField(
@@ -61,7 +62,7 @@ class StoredSession(models.Model):
     class Meta:
         verbose_name: ClassVar[Any] = _("session")
         verbose_name_plural: ClassVar[Any] = _("sessions")
-        # Declared here, for a db_index on a CharField makes a second one on PostgreSQL.
+        # Not db_index=True, because that makes a second index for a CharField on PostgreSQL.
         indexes: ClassVar[list[models.Index]] = [
             models.Index(fields=["expires"], name="strategy_sessions_expires"),
             models.Index(fields=["owner"], name="strategy_sessions_owner"),

@@ -1,13 +1,12 @@
 """Rules that are written once for sync and async code, as generators that yield calls.
 
-A generator of steps asks for what a store or a face can do, by name, and is sent the answer::
+A generator of steps yields the name of a method and its arguments, and is sent the answer::
 
     def _insert(data: Data, expires: datetime) -> Steps[Stored]:
         session_id = yield from call(SessionStrategy.create_data, data, expires)
         ...
 
-`run` makes each call on its target; `arun` awaits the method of the same name with an ``a`` before
-it.
+`run` calls that method of its target; `arun` awaits the method with an ``a`` before the name.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# What is yielded is (the name of a method, *its arguments).
+# Each step is a tuple: (the method's name, *its arguments).
 Steps = Generator[tuple[Any, ...], Any, T]
 
 
 def call(method: Callable[Concatenate[Any, P], T], *args: P.args, **kwargs: P.kwargs) -> Steps[T]:
-    """Ask for a method of the target, which takes positional arguments only."""
+    """Yield a call of the target's method. The method gets positional arguments only."""
     answer: T = yield method.__name__, *args
     return answer
 

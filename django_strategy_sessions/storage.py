@@ -1,7 +1,8 @@
-"""Explicit storages: React Router's ``createSessionStorage``, for cookies of a view's own.
+"""Explicit storages: React Router's ``createSessionStorage``, for cookies that a view controls.
 
-A storage shares the engine's core (`state`), so all of its promises hold here too; what differs is
-who asks for loading, saving and the cookie. Several live beside each other and ``request.session``.
+A storage shares the engine's core (`state`), so it keeps the same promises; but the view decides
+when to load, to save and to send the cookie. A project may use several storages, also beside
+``request.session``.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ _EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 class CookieOptions(TypedDict, total=False):
-    """The arguments of `Cookie`. ``None``, or an empty text, is as if not given."""
+    """The arguments of `Cookie`. ``None`` and ``""`` mean "not given"."""
 
     name: str | None
     secrets: Sequence[str | bytes] | None
@@ -66,13 +67,13 @@ class CookieOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class Cookie:
-    """A cookie that holds a session key. The defaults are React Router's: ask for `secure` and
-    `http_only`.
+    """A cookie that holds a session key. The defaults are React Router's, so set `secure` and
+    `http_only` yourself.
 
-    `secrets`, newest first: by default the project's. `max_age`, in seconds, counts from each
-    commit and wins over `expires`, an aware datetime; with neither the cookie goes when the browser
-    is closed, and the session after ``SESSION_COOKIE_AGE``. `same_site`: "lax", "strict" or "none".
-    Raises `ImproperlyConfigured` for what browsers would refuse (RFC 6265bis, 5.7).
+    `secrets`: newest first; by default the project's. `max_age`: seconds from each commit; it wins
+    over `expires`, an aware datetime. With neither, the browser drops the cookie when it closes,
+    and the session ends after ``SESSION_COOKIE_AGE``. `same_site`: "lax", "strict" or "none".
+    Raises `ImproperlyConfigured` for a cookie that browsers would refuse (RFC 6265bis, 5.7).
     """
 
     name: str = "__session"
@@ -90,7 +91,7 @@ class Cookie:
         fit = isinstance(self.name, str) and _NAME.fullmatch(self.name)
         if not fit or Morsel[str]().isReservedKey(self.name):
             raise ImproperlyConfigured(f"{self.name!r} is not a name for a cookie.")
-        self._secrets  # noqa: B018  (looked at, so that wrong ones are refused now)
+        self._secrets  # noqa: B018  (validates the secrets now)
         if isinstance(self.max_age, bool) or not isinstance(self.max_age, (int, type(None))):
             self._refuse("needs a max_age in whole seconds")
         if self.expires is not None and not (
@@ -119,7 +120,7 @@ class Cookie:
         raise ImproperlyConfigured(f"The cookie {self.name!r} {why}.")
 
     def session_ids(self, source: HttpRequest | str | None) -> list[str]:
-        """The ids in the cookies of this name whose keys verify, in the order of the header."""
+        """Return the ids of this cookie's keys that verify, in the order of the header."""
         keys = cookies.sent_values(source, self.name)
         ids = [unsign(key, self.name, self._secrets) for key in keys]
         return [session_id for session_id in ids if session_id is not None]
@@ -152,12 +153,14 @@ class Cookie:
     def with_options(self, **options: Unpack[CookieOptions]) -> Cookie:
         given = {name: value for name, value in options.items() if value not in (None, "")}
         if "expires" in given and "max_age" not in given:
-            given["max_age"] = None  # or the browser would go by the cookie's own
+            given["max_age"] = (
+                None  # max_age wins in browsers, and here it would be the cookie's own
+            )
         return replace(self, **cast(Any, given))
 
 
 class Session(Generic[D, F]):
-    """One session in a view's hands. What it does is written by ``commit_session``, or never."""
+    """One session that a view works on. Only ``commit_session`` writes its changes."""
 
     def __init__(
         self,
@@ -169,20 +172,20 @@ class Session(Generic[D, F]):
 
     @property
     def id(self) -> str:
-        """Empty until there is a record."""
+        """The session id; empty until the store has a record."""
         return self._state.session_id or ""
 
     @property
     def data(self) -> D:
-        """A new dict at each look, of the raw names: a flash is at ``__flash_<name>__``."""
+        """A new dict by raw name at each access. A flash is at ``__flash_<name>__``."""
         return cast(D, self._state.data.copy())
 
     def has(self, name: str) -> bool:
-        """Whether there is a value or a flash of this name; a flash stays."""
+        """Whether there is a value or a flash of this name. Does not consume the flash."""
         return self._state.find(name) is not None
 
     def get(self, name: str, default: Any = None) -> Any:
-        """The value, or else the flash, which is taken by that."""
+        """Return the value, or else the flash, which this consumes, or else `default`."""
         found = self._state.find(name)
         if found is None:
             return default
@@ -193,29 +196,29 @@ class Session(Generic[D, F]):
         self._state.data[name] = value
 
     def flash(self, name: str, value: Any) -> None:
-        """Keep a value for the first who reads it, in this request or a later one."""
+        """Keep a value until this request or a later one reads it."""
         self._state.flash(name, value)
 
     def unset(self, name: str) -> None:
-        """Remove the value, if there is one; a flash of the same name stays."""
+        """Remove the value, if any. A flash of the same name stays."""
         self._state.data.pop(name, None)
 
     @property
     def typed(self) -> D:
-        """The session as its ``TypedDict``: type checkers know names and values here."""
+        """The values as the session's ``TypedDict``, for type checkers."""
         return cast(D, _Values(self._state))
 
     @property
     def typed_flash(self) -> F:
-        """Its flashes likewise: ``session.typed_flash["notice"] = "Saved."``; reading takes."""
+        """The flashes as a ``TypedDict``: ``session.typed_flash["notice"]``. Reading consumes."""
         return cast(F, _Flashes(self._state))
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__}>"  # an id is a credential's half, and data is private
+        return f"<{type(self).__name__}>"  # neither the id nor the data may reach logs
 
 
 class _Values(MutableMapping[str, Any]):
-    """The names that are no flashes."""
+    """The session's values, without its flashes."""
 
     def __init__(self, state: State) -> None:
         self._state = state
@@ -253,7 +256,9 @@ class _Flashes(_Values):
         self.data[flash_name(name)] = value
 
     def __delitem__(self, name: str) -> None:
-        self.data.pop(flash_name(name), None)  # which reading has taken already
+        self.data.pop(
+            flash_name(name), None
+        )  # pop() and popitem() read first, and reading removes it
 
     def __iter__(self) -> Iterator[str]:
         return iter([unflashed(raw) for raw in self.data.raw() if is_flash(raw)])
@@ -262,10 +267,10 @@ class _Flashes(_Values):
 class SessionStorage(Generic[D, F]):
     """Loads, commits and destroys the sessions of one cookie. Serves every thread and event loop.
 
-    A view gives its request and its response; other code the text of the ``Cookie`` header, and
-    sends the text of the ``Set-Cookie`` header that it gets. Options are those of the cookie, for
-    one call. Raises what the strategy raises, and then there is no cookie. A page that depends on
-    a session but gets no cookie needs ``Vary: Cookie`` from its view.
+    A view passes its request and its response. Other code passes the ``Cookie`` header's text and
+    sends the returned ``Set-Cookie`` text. Keyword options override the cookie's for one call. The
+    methods raise what the strategy raises, and then set no cookie. If a page depends on a session
+    but sets no cookie, its view must add ``Vary: Cookie``.
     """
 
     def __init__(self, strategy: SessionStrategy, cookie: Cookie) -> None:
@@ -275,7 +280,7 @@ class SessionStorage(Generic[D, F]):
     def get_session(
         self, source: HttpRequest | str | None = None, **options: Unpack[CookieOptions]
     ) -> Session[D, F]:
-        """The session of a request or ``Cookie`` header; a new one where there is none."""
+        """Return the session of a request or ``Cookie`` header, or a new, empty one."""
         session = self._find(source, options)
         del source  # error reports show local variables
         run(self.strategy, session._state.open())
@@ -297,15 +302,19 @@ class SessionStorage(Generic[D, F]):
         rotate: bool = False,
         **options: Unpack[CookieOptions],
     ) -> str:
-        """Save what changed; return the ``Set-Cookie`` value, which a `response` gets as well.
+        """Save what changed. Set the cookie on `response`, and return the ``Set-Cookie`` value.
 
-        `rotate` gives the session a new id, as a login should (ASVS 7.2.4). A new session with
-        nothing in it is not stored: its value clears the cookie, yet a `response` is left as it is,
-        because another request may have set one. The value is empty, and the response left as it
-        is, where another request has rotated the session meanwhile (what changed is saved, under a
-        key that this request cannot know), and where nothing changed and the session is gone.
-        Raises `SessionInterrupted`, which Django answers with
-        400, if the session was destroyed meanwhile.
+        `rotate` gives the session a new id, as a login should (ASVS 7.2.4).
+
+        An empty new session is not stored. The returned value then clears the cookie, but
+        `response` stays unchanged, because another request may have set a cookie.
+
+        The value is ``""``, and `response` unchanged, if another request has rotated the session
+        (the changes are saved, under a key that this request cannot know), or if the session is
+        gone and nothing changed.
+
+        Raises `SessionInterrupted`, which Django answers with 400, if the session was destroyed
+        before its changes could be saved.
         """
         with session._state.turn:
             return run(self.strategy, self._commit(session, response, rotate, options))
@@ -327,7 +336,7 @@ class SessionStorage(Generic[D, F]):
         response: HttpResponseBase | None = None,
         **options: Unpack[CookieOptions],
     ) -> str:
-        """End the session for good; return the ``Set-Cookie`` value that clears the cookie."""
+        """End the session for good. Return the ``Set-Cookie`` value that clears the cookie."""
         with session._state.turn:
             return run(self.strategy, self._destroy(session, response, options))
 
@@ -354,7 +363,7 @@ class SessionStorage(Generic[D, F]):
         rotate: bool,
         options: CookieOptions,
     ) -> Steps[str]:
-        # First, for what it refuses must not leave a record behind that no cookie leads to.
+        # Check the options first: if they are refused, no record may remain without a cookie.
         cookie, state = self.cookie.with_options(**options), session._state
         if state.session_id is None and not state.data:
             return _clear_cookie(cookie, None)
@@ -389,9 +398,10 @@ def create_session_storage(
     update_data: Callable[..., Any] | None = None,
     delete_data: Callable[..., Any] | None = None,
 ) -> SessionStorage[D, F]:
-    """A storage over a strategy: an instance, what ``SESSION_STRATEGY`` may be, or four functions.
+    """Return a storage over a strategy, or over four functions.
 
-    Each of the functions, a verb of the contract (`strategies.base`), may be ``async def``.
+    `strategy`: an instance, or a value as for ``SESSION_STRATEGY``. The functions are the verbs of
+    the contract (`strategies.base`); each may be ``async def``. Raises `ImproperlyConfigured`.
     """
     functions = {
         "create_data": create_data,
@@ -421,7 +431,7 @@ def create_session_storage(
 
 
 class _Functions(SessionStrategy):
-    """Functions in place of verbs, called with what a verb is called with, and nothing else."""
+    """A strategy made of functions. Each takes the arguments of its verb, without ``self``."""
 
     def __init__(self, functions: Mapping[str, Callable[..., Any]]) -> None:
         for verb, function in functions.items():

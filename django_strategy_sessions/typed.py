@@ -1,4 +1,4 @@
-"""Types for session data: a ``TypedDict`` says which names there are, and what they hold."""
+"""Types for session data: a ``TypedDict`` declares the names and the types of their values."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ T = TypeVar("T")
 
 
 def typed_session(request: HttpRequest, data: type[Data]) -> Data:
-    """``request.session``, which type checkers then take for a `data`, a ``TypedDict``.
+    """Return ``request.session``, typed as `data`, a ``TypedDict``.
 
     Nothing is checked at run time. ``[]``, ``in``, ``del``, ``get``, ``pop``, ``setdefault``,
-    ``update``, ``keys``, ``values``, ``items`` and ``clear`` work; a session has no other of a
-    dict's, such as ``len``. For ``flash()`` and ``apply()`` there is `engine_session`.
+    ``update``, ``keys``, ``values``, ``items`` and ``clear`` work; other features of a dict, such
+    as ``len``, do not. For ``flash()`` and ``apply()``, use `engine_session`.
     """
     return cast(Data, request.session)
 
 
 class EngineSession(Protocol):
-    """What our engine adds to Django's sessions, which is all that their stubs know."""
+    """The methods that our engine adds to Django's sessions. django-stubs do not know them."""
 
     def flash(self, name: str, value: Any) -> None: ...
 
@@ -34,6 +34,8 @@ class EngineSession(Protocol):
 
 
 def engine_session(request: HttpRequest) -> EngineSession:
-    """``request.session``, of which type checkers then know the methods that are our engine's own:
-    ``flash``, ``apply`` and their async twins. Nothing is checked at run time."""
+    """Return ``request.session``, typed with our engine's ``flash``, ``apply`` and async twins.
+
+    Nothing is checked at run time.
+    """
     return cast(EngineSession, request.session)

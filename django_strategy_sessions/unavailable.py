@@ -1,7 +1,7 @@
-"""What a visitor sees while the store is down: the site's own 503 page, or a plain one of ours.
+"""The 503 response while the store is down: the project's own page, or a plain one.
 
-The root URLconf may name a view as ``handler503``, as it may name a ``handler500``, and the project
-may have a template ``503.html``, which is rendered without a context, as ``500.html`` is.
+The project may set ``handler503`` in its root URLconf, like ``handler500``, or have a template
+``503.html``, which is rendered without a context, like ``500.html``.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ OWN_PAGE = Path(__file__).parent / "templates" / "django_strategy_sessions" / "5
 
 
 def as_unavailable(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
-    """Make a 503 of the error response that an outage led to."""
+    """Turn the error response that an outage caused into a 503."""
     is_page = response.headers.get("Content-Type", "").startswith("text/html")
-    # A response that is a 503 already, or JSON, is what the project wants to say. With DEBUG,
-    # Django shows developers the traceback.
+    # A response that is already a 503, or JSON, comes from the project and keeps its body. With
+    # DEBUG, developers need Django's traceback.
     if response.status_code == 500 and is_page and not settings.DEBUG:
         page = service_unavailable(request)
         for name, value in response.headers.items():
@@ -41,23 +41,23 @@ def as_unavailable(request: HttpRequest, response: HttpResponseBase) -> HttpResp
 
 
 def service_unavailable(request: HttpRequest) -> HttpResponse:
-    """Return the response to a request whose session could not be reached.
+    """Return the 503 response to a request whose session could not be reached.
 
-    It never raises, and reads neither a session nor a database.
+    Never raises, and reads neither the session nor a database.
     """
     try:
-        response = _projects_response(request)
+        response = _render_project_page(request)
     except Exception:
         logger.exception("The project's 503 page failed. Visitors get the plain one.")
         response = None
     if response is None:
-        response = _plain_response(request)
+        response = _make_plain_response(request)
     response.status_code = 503
     add_never_cache_headers(response)
     return response
 
 
-def _projects_response(request: HttpRequest) -> HttpResponse | None:
+def _render_project_page(request: HttpRequest) -> HttpResponse | None:
     urlconf = get_resolver(get_urlconf()).urlconf_module
     if handler := getattr(urlconf, "handler503", None):
         response: HttpResponse = get_callable(handler)(request)
@@ -73,13 +73,13 @@ def _projects_response(request: HttpRequest) -> HttpResponse | None:
     return HttpResponse(page.render())
 
 
-def _plain_response(request: HttpRequest) -> HttpResponse:
+def _make_plain_response(request: HttpRequest) -> HttpResponse:
     busy = gettext("This site is busy for a moment. Please try again in a few seconds.")
     signed_in = gettext("If you were signed in, you still are.")
     if _wants_json(request):
         return JsonResponse({"detail": f"{busy} {signed_in}"})
     context = {
-        # Of the language that the texts are in, which is English where we have no translation.
+        # The language of the texts below: English if we have no translation.
         "language": pgettext("code of the language of this translation", "en"),
         "title": gettext("Back in a moment"),
         "busy": busy,
@@ -98,5 +98,5 @@ def _wants_json(request: HttpRequest) -> bool:
 
 @cache
 def _own_page() -> Template:
-    # By an engine of its own: the project's may look into no app's folder, or not be Django's.
+    # A separate engine, because the project's may skip app directories or may not be Django's.
     return Engine().from_string(OWN_PAGE.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""``manage.py clearexpiredsessions``: for cron, beside live traffic, on tables of any size."""
+"""``manage.py clearexpiredsessions``: for cron, during live traffic, on tables of any size."""
 
 from __future__ import annotations
 
@@ -34,12 +34,14 @@ def _seconds(text: str) -> float:
 
 
 class _Terminated(KeyboardInterrupt):
-    """SIGTERM: a stop like Ctrl-C, with another exit status."""
+    """Raised by SIGTERM. Stops the command like Ctrl-C, with another exit status."""
 
 
 @contextmanager
 def _sigterm_interrupts() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():  # where Python handles signals
+    if (
+        threading.current_thread() is not threading.main_thread()
+    ):  # only there can Python set handlers
         yield
         return
 
@@ -61,7 +63,7 @@ class _Progress(Protocol):
 
 
 class _Line:
-    """Progress without tqdm: one line on stderr that is written again and again."""
+    """Progress without tqdm: one line on stderr that is overwritten."""
 
     def __init__(self, total: int) -> None:
         self.total, self.count = total, 0
@@ -86,7 +88,7 @@ class _Line:
 
 
 class _Nothing:
-    """Progress that nobody watches."""
+    """No progress, because stderr is no terminal."""
 
     def update(self, count: int) -> None:
         pass
@@ -99,8 +101,8 @@ class _Nothing:
 
 class Command(BaseCommand):
     help = (
-        "Deletes expired sessions in short transactions, oldest first, passing rows that others"
-        " hold locked. Safe to interrupt, and to run in several places at once."
+        "Deletes expired sessions in short transactions, oldest first, skipping locked rows. Safe"
+        " to interrupt, and to run several times at once."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -113,7 +115,7 @@ class Command(BaseCommand):
         parser.add_argument(
             "--max-seconds",
             type=_seconds,
-            help="Stop after the batch in which so many seconds have passed.",
+            help="Stop after the first batch that ends after this many seconds.",
         )
         parser.add_argument(
             "--fail-if-remaining",
@@ -124,10 +126,10 @@ class Command(BaseCommand):
             "--sleep",
             type=_seconds,
             default=0,
-            help="Seconds to wait between batches, to leave the store to its users.",
+            help="Seconds to wait between batches, so that the store has time for requests.",
         )
         parser.add_argument(
-            "--dry-run", action="store_true", help="Only tell how many sessions are expired."
+            "--dry-run", action="store_true", help="Only count the expired sessions."
         )
 
     def handle(self, *args: Any, verbosity: int = 1, **options: Any) -> None:
@@ -155,7 +157,7 @@ class Command(BaseCommand):
                     remaining = get_strategy().count_expired()
         except KeyboardInterrupt as interrupt:
             self._say(f"Interrupted. Deleted {self.deleted:,} expired sessions.")
-            # Shells add the number of the signal to 128.
+            # Shells report a signal as 128 plus its number.
             number = signal.SIGTERM if isinstance(interrupt, _Terminated) else signal.SIGINT
             raise SystemExit(128 + number) from None
         outcome = (
@@ -168,7 +170,7 @@ class Command(BaseCommand):
     def _delete(
         self, max_seconds: float | None, batch_size: int, sleep: float, **options: Any
     ) -> bool:
-        """Whether time was up before the last batch."""
+        """Delete batch by batch. Return whether `max_seconds` ended it."""
         started = time.monotonic()
         with closing(self._progress()) as progress:
             for count in get_strategy().clear_expired(batch_size):
