@@ -20,7 +20,7 @@ from .signing import sign, unsign
 from .state import State, expires_after
 from .steps import Steps, arun, call, run
 from .strategies import get_strategy
-from .strategies.base import EXPIRY, USER, Apply, SessionStrategy, StrategyUnavailable
+from .strategies.base import EXPIRY, USER, Apply, OldKey, SessionStrategy, StrategyUnavailable
 
 if not apps.is_installed("django_strategy_sessions"):
     # A system check cannot report this, because Django runs the checks of installed apps only.
@@ -38,7 +38,7 @@ _RAISE: Any = object()
 class SessionStore(SessionBase):
     """Django's session interface over the strategy of ``SESSION_STRATEGY``.
 
-    A session key that does not verify counts as no session, and never reaches the strategy.
+    A session key that does not verify counts as no session, and never reaches the store.
     """
 
     def __init__(self, session_key: str | None = None) -> None:
@@ -62,7 +62,7 @@ class SessionStore(SessionBase):
         `cookies` holds pairs of a cookie's name and its value.
         """
         store = cls()
-        ids = (unsign(key, name) for name, key in cookies)
+        ids = (_session_id(key, name) for name, key in cookies)
         store._given_ids = [session_id for session_id in ids if session_id is not None]
         if store._given_ids:
             store._state = State(store._given_ids[0], store._given_ids[1:])
@@ -216,6 +216,8 @@ class SessionStore(SessionBase):
         session_id = self._state.session_id
         if session_id is None:
             return self._foreign_key
+        if isinstance(session_id, OldKey):
+            return session_id
         if self._signed[0] != session_id:
             self._signed = session_id, sign(session_id, settings.SESSION_COOKIE_NAME)
         return self._signed[1]
@@ -459,12 +461,24 @@ class SessionStore(SessionBase):
     # -- expiry: SessionBase's, but computed in UTC, because local time repeats an hour in autumn --
 
     def get_expiry_age(self, **kwargs: Any) -> int:
-        expiry = kwargs["expiry"] if "expiry" in kwargs else self.get("_session_expiry")
+        expiry = (
+            kwargs["expiry"] if "expiry" in kwargs else self._expiry(self.get("_session_expiry"))
+        )
         return self._age(expiry, **kwargs)
 
     async def aget_expiry_age(self, **kwargs: Any) -> int:
-        expiry = kwargs["expiry"] if "expiry" in kwargs else await self.aget("_session_expiry")
+        expiry = (
+            kwargs["expiry"]
+            if "expiry" in kwargs
+            else self._expiry(await self.aget("_session_expiry"))
+        )
         return self._age(expiry, **kwargs)
+
+    def _expiry(self, given: Any) -> Any:
+        """What was given to `set_expiry`. But a session that only gets another key is not renewed
+        by that."""
+        kept_until = None if settings.SESSION_SAVE_EVERY_REQUEST else self._state.kept_until
+        return kept_until or given
 
     def _age(self, expiry: Any, modification: datetime | None = None, **kwargs: Any) -> int:
         if isinstance(expiry, (datetime, str)):
@@ -495,14 +509,17 @@ class SessionStore(SessionBase):
         await super().aset_expiry(_moment(value))
 
     def _expires(self) -> datetime:
-        expiry = self._state.data.get(EXPIRY)
+        expiry = self._expiry(self._state.data.get(EXPIRY))
         if isinstance(expiry, (datetime, str)):
             return _utc(expiry)
         return expires_after(expiry or self.get_session_cookie_age())
 
 
-def _session_id(session_key: object) -> str | None:
-    return unsign(session_key, settings.SESSION_COOKIE_NAME)
+def _session_id(session_key: object, cookie_name: str | None = None) -> str | None:
+    session_id = unsign(session_key, cookie_name or settings.SESSION_COOKIE_NAME)
+    if session_id is None and isinstance(session_key, str):
+        return get_strategy().adopt(session_key)
+    return session_id
 
 
 def _utc(moment: datetime | str) -> datetime:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -59,6 +60,7 @@ class State:
         self.loaded: bool = False  # also true once replace_data() has run
         self.spent: dict[str, Any] = {}  # flashes that were read: the save removes them
         self.is_confirmed: bool = False  # loaded only after the view returned
+        self.is_renamed: bool = False  # the strategy has given the session another id
         self.turn: Turn = Turn()  # the request's threads and tasks share it
         self._asked = False
         self._seen: dict[str, Any] | None = None  # the texts at `modified = False`
@@ -125,15 +127,10 @@ class State:
     def modified(self) -> bool:
         """Whether a save was asked for, or any text differs from what was loaded.
 
-        Never loads and never raises.
+        Never loads and never raises. Also true where the strategy gave the session another id,
+        because the client needs its key.
         """
-        if self._asked:
-            return True
-        known = self._base if self._seen is None else self._seen
-        try:
-            return bool(self._encode_data(known) != known)
-        except Exception:
-            return True  # the save will raise, and name what cannot be serialized
+        return self.is_renamed or self._is_changed()
 
     @modified.setter
     def modified(self, value: bool) -> None:
@@ -146,6 +143,22 @@ class State:
                     self._seen[name] = _text(raw, name)
                 except TypeError:
                     self._seen[name] = None
+
+    def _is_changed(self) -> bool:
+        if self._asked:
+            return True
+        known = self._base if self._seen is None else self._seen
+        try:
+            return bool(self._encode_data(known) != known)
+        except Exception:
+            return True  # the save will raise, and name what cannot be serialized
+
+    @property
+    def kept_until(self) -> datetime | None:
+        """When the session ends, where nothing but its id has changed."""
+        if not self.is_renamed or self.stored is None or self._is_changed():
+            return None
+        return self.stored.expires
 
     def _encode_data(self, known: Mapping[str, Any]) -> Texts:
         """Return the data as immutable texts, as a save writes it.
@@ -175,7 +188,11 @@ class State:
                 end = _compute_absolute_end(stored.created)
                 if end is None or end > datetime.now(UTC):
                     self.others = ()
-                    return stored if self.may_follow else stored.alone()
+                    if not self.may_follow:
+                        stored = stored.alone()
+                    if stored.session_id != self.session_id:
+                        yield from self._rename(stored)
+                    return stored
             if not self.others:
                 break
             self.session_id, *self.others = self.others
@@ -184,6 +201,13 @@ class State:
     def exists(self) -> Steps[bool]:
         """Ask the store whether the session exists now."""
         return (yield from self.load()) is not None
+
+    def _rename(self, stored: Stored) -> Steps[None]:
+        """Go on under the id that the strategy has given the session, unless a transaction takes
+        that back."""
+        before = replace(stored, session_id=self.session_id or "", token=None)
+        yield from self._remember(self.session_id, before)
+        self.session_id, self.stored, self.is_renamed = stored.session_id, stored, True
 
     def open(self, no_load: bool = False) -> Steps[None]:
         """Load once. If the session does not exist, forget its id."""

@@ -62,6 +62,7 @@ __all__ = [
     "Answers",
     "Apply",
     "Data",
+    "OldKey",
     "SessionStrategy",
     "Stored",
     "StrategyUnavailable",
@@ -93,6 +94,12 @@ class Answers:
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if error is not None and self._is_outage(error):
             raise StrategyUnavailable(self._message) from error
+
+
+class OldKey(Hidden):
+    """The session key of another engine: an id that goes into the cookie as it is."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +208,13 @@ class SessionStrategy:
         """`delete_data`, of a session that this request has loaded: also where another request
         has rotated it since, if the strategy can tell."""
         self.delete_data(stored.session_id)
+
+    def adopt(self, key: str) -> OldKey | None:
+        """The id of a session key that we did not sign: of one whose engine this strategy knows.
+
+        It asks no store. `load` may then answer with another id, under which the session goes on.
+        """
+        return None
 
     def is_undone(self) -> Callable[[], bool] | None:
         """Asked after a write: what tells later whether a transaction has taken it back, or
