@@ -1,0 +1,381 @@
+"""Sessions on their way from one store to another, beside live traffic.
+
+`source` is another session engine (see `engines`) or one of our strategies. In step "accept" it
+keeps the sessions. In step "move" each goes to `target` at the first request that looks at it.
+Processes of both steps may run side by side, and in "accept" those of the release before.
+
+**One session, one place.** An old key leads to one id in the target: a hash of the key, or between
+our own strategies the id as it is. Where the target has no row under it, the source has the
+session. Where it has one, that row decides, and the source's record is deleted unread.
+
+**How a session moves.** A claim is inserted under the new id, the old record is read, its data
+replaces the claim, and the old record is deleted. Every request that meets a claim carries on from
+there, and one of them replaces it. So a crash in between loses nothing and doubles nothing.
+
+**No write is lost.** A save in step "accept" writes to the source, and then looks into the target.
+If no row is there, it has written before the claim was made, and so before the old record was read.
+If one is there, the session is moving, and the save brings there what it wrote.
+
+**A logout is final.** It deletes the old record and leaves a mark under the new id, for as long as
+sessions last. An old record that a late save brings back meets the mark. Rotations of old keys
+leave one too.
+
+While sessions move, async code goes through a thread.
+"""
+
+from __future__ import annotations
+
+from base64 import urlsafe_b64encode
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from hashlib import sha256
+from typing import Any, NamedTuple
+
+from django.conf import settings
+from django.core.checks import CheckMessage, Info
+from django.core.exceptions import ImproperlyConfigured
+from django.db import transaction
+
+from .. import records
+from ..hidden import Hidden
+from ..steps import run
+from ..values import Data, Texts, same
+from . import make_strategy
+from .base import OldKey, SessionStrategy, Stored, as_texts
+from .engines import Counts, EngineStrategy, Found, make_engine_strategy
+from .sealed import FOLLOWED_FOR, Row, SealedStrategy
+
+ACCEPT, MOVE = "accept", "move"
+
+# In the place of records. Neither unseals, and each is swapped only on purpose.
+_CLAIM = "moving".ljust(records.MAC_LENGTH, "-")
+_ENDED = records.MOVED
+_ATTEMPTS = 100  # to end a session that others keep changing
+_CLAIMED_FOR = timedelta(days=365)  # a crash may be all that a session saw of its move
+
+
+class _Old(NamedTuple):
+    """The token of a session that the source keeps."""
+
+    stored: Stored
+
+
+class _Place(NamedTuple):
+    """Where the target has a session."""
+
+    session_id: str
+    key: str
+
+
+class MovingStrategy(SessionStrategy):
+    """`source`: the dotted path of a session engine, or what ``SESSION_STRATEGY`` may be.
+
+    `target`: what ``SESSION_STRATEGY`` will be. `step`: "accept", then "move".
+    """
+
+    atomic = True
+    keeps_created = True
+
+    def __init__(self, source: Any, target: Any, step: str) -> None:
+        if step not in (ACCEPT, MOVE):
+            raise ImproperlyConfigured(f'"step" has to be "accept", and then "move": not {step!r}.')
+        self.step = step
+        self.engine = make_engine_strategy(source) if isinstance(source, str) else None
+        self.source: SessionStrategy = self.engine or _make_sealed("source", source)
+        self.target = _make_sealed("target", target)
+        self._target = target
+        if _store(self.source) == _store(self.target):
+            raise ImproperlyConfigured(
+                f'"source" and "target" are one store. SESSION_STRATEGY = {target!r}'
+            )
+
+    # -- what the engine calls ---------------------------------------------------------------------
+
+    def adopt(self, key: str) -> OldKey | None:
+        return self.source.adopt(key)
+
+    def load(self, session_id: str) -> Stored | None:
+        if self._was_always_ours(session_id):
+            return self.target.load(session_id)
+        place = _place(session_id)
+        row = self.target.get(place.key)
+        if row is None:
+            old = self.source.load(session_id)
+            if old is not None:
+                if self.step == ACCEPT:
+                    return replace(old, token=_Old(old))
+                self.target.add(place.key, _mark(_CLAIM, _CLAIMED_FOR))
+            # Or it has moved between the two looks.
+            row = self.target.get(place.key)
+        return None if row is None else self._finish(session_id, place, row)
+
+    def insert(self, data: Data | Texts, expires: datetime) -> Stored:
+        if self.step == MOVE:
+            return self.target.insert(data, expires)
+        stored = self.source.insert(data, expires)
+        return replace(stored, token=_Old(stored))
+
+    def merge(self, stored: Stored, data: Data | Texts, expires: datetime) -> Stored | None:
+        texts, token = as_texts(data), stored.token
+        if not isinstance(token, _Old):
+            written = None
+            if not isinstance(stored.session_id, OldKey):
+                written = self.target.merge(stored, texts, expires)
+            if written is not None or self._was_always_ours(stored.session_id):
+                return written
+            again = self._find_again(stored)
+            if again is None:
+                return None
+            token = again.token
+            if not isinstance(token, _Old):
+                return self.target.merge(again, texts, expires)
+        return self._merge_old(token.stored, texts, expires)
+
+    def rotate(self, stored: Stored, data: Data | Texts, expires: datetime) -> Stored | None:
+        texts = as_texts(data)
+        if isinstance(stored.token, _Old) or isinstance(stored.session_id, OldKey):
+            again = self._find_again(stored)
+            if again is None:
+                return None
+            if isinstance(again.token, _Old):
+                return self._rotate_old(again.token.stored, texts, expires)
+            stored = again
+        rotated = self.target.rotate(stored, texts, expires)
+        if rotated is not None and not self._was_always_ours(stored.session_id):
+            self.source.delete_data(stored.session_id)  # a crash may have left it
+        return rotated
+
+    def delete_data(self, session_id: str) -> None:
+        place = _place(session_id)
+        # Keys that anybody may send leave no mark.
+        if self.target.get(place.key) is not None:
+            self._end(session_id, place)
+        elif not self._was_always_ours(session_id) and self.source.load(session_id) is not None:
+            self._end(session_id, place)
+
+    def end(self, stored: Stored) -> None:
+        session_id, place = stored.session_id, _place(stored.session_id)
+        if isinstance(stored.token, _Old):
+            self.source.end(stored.token.stored)
+            stored = replace(stored, token=None)
+        # The target follows a rotation.
+        self.target.end(replace(stored, session_id=place.session_id))
+        self._end(session_id, place)
+
+    def is_undone(self) -> Callable[[], bool] | None:
+        return self.target.is_undone()
+
+    async def ais_undone(self) -> Callable[[], bool] | None:
+        return await self.target.ais_undone()
+
+    def clear_expired(self, batch_size: int) -> Iterator[int]:
+        for strategy in (self.target, self.source):
+            yield from strategy.clear_expired(batch_size)
+
+    def count_expired(self) -> int:
+        return self.target.count_expired() + self.source.count_expired()
+
+    def check(self) -> Iterable[CheckMessage]:
+        yield from self.source.check()
+        yield from self.target.check()
+        if self.step == ACCEPT:
+            yield Info(
+                "Old and new session keys are understood, and no session moves yet.",
+                hint='When every process does so: "step": "move"',
+                id="strategy_sessions.I002",
+            )
+        else:
+            yield Info(
+                "Sessions are moving.",
+                hint="When `manage.py movesessions` has moved the rest:"
+                f" SESSION_STRATEGY = {self._target!r}",
+                id="strategy_sessions.I003",
+            )
+
+    # -- moving the rest ---------------------------------------------------------------------------
+
+    def count(self) -> int:
+        """How many sessions the source lists."""
+        return self._listing().count()
+
+    def move_all(self, batch_size: int, dry_run: bool = False) -> Iterator[Counts]:
+        """Move all that the source lists, and yield what became of each batch."""
+        engine = self._listing()
+        for batch in engine.batches(batch_size):
+            counts = Counts(found for found in batch.values() if isinstance(found, Found))
+            live = [OldKey(key) for key, found in batch.items() if isinstance(found, Stored)]
+            counts[Found.MOVED] = len(live) if dry_run else self._move(engine, live)
+            counts[Found.EXPIRED] += len(live) - counts[Found.MOVED]  # ended meanwhile
+            yield counts
+
+    def _listing(self) -> EngineStrategy:
+        if self.engine is None or self.engine.model is None:
+            raise NotImplementedError
+        return self.engine
+
+    def _move(self, engine: EngineStrategy, keys: Sequence[OldKey]) -> int:
+        """As one session moves, but all claims, then one look at all old records, and so on."""
+        places = {key: _place(key) for key in keys}
+        claim = _mark(_CLAIM, _CLAIMED_FOR)
+        claimed = {key for key in keys if self.target.add(places[key].key, claim)}
+        olds = engine.load_all(claimed)
+        moved, count = [], 0
+        for key, place in places.items():
+            old = olds.get(key)
+            if old is not None and self.target.swap(place.key, claim, self._row(place, old)):
+                moved.append(key)
+            else:  # another process was faster, or has ended it
+                row = self.target.get(place.key)
+                count += row is not None and self._finish(key, place, row) is not None
+        engine.delete_all(moved)
+        return count + len(moved)
+
+    # -- the move of one ---------------------------------------------------------------------------
+
+    def _finish(self, session_id: str, place: _Place, row: Row | None) -> Stored | None:
+        """What the target has, for which a claim has to become a session first."""
+        moves = False
+        while row is not None and row.record == _CLAIM:
+            moves = True
+            old = self.source.load(session_id)
+            new = _ended() if old is None else self._row(place, old)
+            swapped = self.target.swap(place.key, row, new)
+            row = new if swapped else self.target.get(place.key)
+        if moves or session_id != place.session_id:
+            self._drop_old(session_id)
+        return run(self.target, self.target._open(place.session_id, place.key, row))
+
+    def _row(self, place: _Place, old: Stored) -> Row:
+        now = datetime.now(UTC)
+        return self.target._seal(
+            place.key, Texts(old.texts), old.expires or now, old.created or now
+        )
+
+    def _drop_old(self, session_id: str) -> None:
+        """Delete what has moved: not before a transaction that may take the move back is over."""
+        drop = partial(self.source.delete_data, session_id)
+        alias = getattr(self.target, "alias", None)
+        if alias is None:
+            drop()
+        else:
+            transaction.on_commit(drop, using=alias)
+
+    # -- writes in step "accept" -------------------------------------------------------------------
+
+    def _merge_old(self, old: Stored, texts: Texts, expires: datetime) -> Stored | None:
+        written = self.source.merge(old, texts, expires)
+        place = _place(old.session_id)
+        row = self.target.get(place.key)
+        if row is None:
+            return None if written is None else replace(written, token=_Old(written))
+        moved = self._finish(old.session_id, place, row)
+        if moved is None:
+            return None
+        if written is None:
+            return self.target.merge(_rebased(moved, old), texts, expires)
+        return self.target.merge(moved, _caught_up(old.texts, written.texts, moved.texts), expires)
+
+    def _rotate_old(self, old: Stored, texts: Texts, expires: datetime) -> Stored | None:
+        rotated = self.source.rotate(old, texts, expires)
+        if rotated is None:
+            return None
+        place = _place(old.session_id)
+        # Between our own strategies the source has left a marker, and late saves may follow it.
+        if self.engine or self.target.get(place.key) is not None:
+            self._end(old.session_id, place)
+        return replace(rotated, token=_Old(rotated))
+
+    def _find_again(self, stored: Stored) -> Stored | None:
+        """The session where it is now, as this request had loaded it: it may have moved since, or
+        a transaction has taken back that it moved."""
+        now = self.load(stored.session_id)
+        if now is None:
+            return None
+        if isinstance(now.token, _Old):
+            old = replace(now.token.stored, texts=stored.texts)
+            return replace(now, texts=stored.texts, token=_Old(old))
+        return _rebased(now, stored)
+
+    # -- the end of one ----------------------------------------------------------------------------
+
+    def _end(self, session_id: str, place: _Place) -> None:
+        is_old = not self._was_always_ours(session_id)
+        if is_old:
+            self.source.delete_data(session_id)  # first, so that nobody moves it any more
+        if not any(self._leave_mark(place) for _ in range(_ATTEMPTS)):
+            self.target.delete_data(place.session_id)
+        if is_old:
+            self.source.delete_data(session_id)  # what a late save has brought back
+
+    def _leave_mark(self, place: _Place) -> bool:
+        row = self.target.get(place.key)
+        if row is None:
+            return self.target.add(place.key, _ended())
+        if records.is_moved(row.record) or row.expires <= datetime.now(UTC):
+            return True
+        return self.target.swap(place.key, row, _ended())
+
+    def _was_always_ours(self, session_id: str) -> bool:
+        """Whether only the target can know this id."""
+        return self.engine is not None and not isinstance(session_id, OldKey)
+
+
+def _make_sealed(where: str, setting: Any) -> SealedStrategy:
+    strategy = make_strategy(setting, f'"{where}"')
+    if not isinstance(strategy, SealedStrategy):
+        raise ImproperlyConfigured(
+            f'"{where}": {type(strategy).__name__} keeps no sealed rows, and they cannot be moved.'
+        )
+    return strategy
+
+
+def _store(strategy: SessionStrategy) -> object:
+    """What tells one store from another."""
+    if isinstance(strategy, SealedStrategy):
+        if (alias := getattr(strategy, "alias", None)) is not None:
+            return settings.DATABASES[alias].get("HOST"), settings.DATABASES[alias].get("NAME")
+        if (clients := getattr(strategy, "clients", None)) is not None:
+            location = settings.CACHES[clients.alias].get("LOCATION")
+            return str(location), getattr(strategy, "prefix", None)
+    return strategy
+
+
+def _place(session_id: str) -> _Place:
+    if isinstance(session_id, OldKey):
+        digest = sha256(f"django_strategy_sessions.moved:{session_id}".encode()).digest()
+        session_id = Hidden(urlsafe_b64encode(digest)[:22].decode())
+    return _Place(session_id, records.hashed(session_id))
+
+
+def _mark(record: str, lasts: timedelta) -> Row:
+    now = datetime.now(UTC)
+    return Row(record, now + lasts, now)
+
+
+def _ended() -> Row:
+    return _mark(_ENDED, max(timedelta(seconds=settings.SESSION_COOKIE_AGE), FOLLOWED_FOR))
+
+
+def _rebased(now: Stored, stored: Stored) -> Stored:
+    """`now`, for a request that had loaded `stored`: the target reads it again."""
+    return replace(now, texts=stored.texts, token=None)
+
+
+def _caught_up(base: Any, ours: Any, theirs: Any) -> Texts:
+    """`theirs` with what has changed from `base` to `ours`. The source took that change, so what
+    differs there has been copied with it, or is newer."""
+    texts = Texts(theirs)
+    for name in {*base, *ours}:
+        was, now = base.get(name), ours.get(name)
+        if _alike(theirs.get(name), was) and not _alike(now, was):
+            if now is None:
+                del texts[name]
+            else:
+                texts[name] = now
+    return texts
+
+
+def _alike(one: str | None, another: str | None) -> bool:
+    return one is another or (one is not None and another is not None and same(one, another))
