@@ -22,7 +22,11 @@ IMPORTS = {
     "checks": {"strategies", "cookies", "signing", "conf"},
     "management": set(),
     "management.commands": set(),
-    "management.commands.clearexpiredsessions": {"strategies", BASE},
+    "management.commands.clearexpiredsessions": {"management.batches", "strategies", BASE},
+    "management.commands.movesessions": {
+        *("management.batches", "strategies.moving", "strategies.engines", "strategies", BASE),
+    },
+    "management.batches": set(),
     "admin": {"models", "records"},
     "middleware": {"engine", BASE, "cookies", "unavailable", "steps", "conf"},
     "unavailable": set(),
@@ -37,6 +41,11 @@ IMPORTS = {
     "draft": {"values", "hidden"},
     "turns": set(),
     # the stores: rows, and the plumbing to each server
+    "strategies.moving": {
+        *("strategies.engines", SEALED, "strategies", BASE),
+        *("records", "values", "steps", "hidden"),
+    },
+    "strategies.engines": {BASE, "values"},
     "strategies.memory": {SEALED, "records"},
     "strategies.postgres": {
         *("strategies.database", "strategies.postgres_connections"),
@@ -74,7 +83,7 @@ OUTSIDE = {
     "django_redis": {"strategies.redis_clients"},
     "psycopg": {"strategies.postgres_connections"},
     "redis": {"strategies.redis", "strategies.redis_clients"},
-    "tqdm": {"management.commands.clearexpiredsessions"},
+    "tqdm": {"management.batches"},
     "typing_extensions": {"storage"},
 }
 
