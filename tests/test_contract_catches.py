@@ -236,7 +236,7 @@ class OverwritesOnCollision(MemoryStrategy):
 
 class UnlockedCleanup(MemoryStrategy):
     def clear_expired(self, batch_size):
-        while expired := self._expired()[:batch_size]:
+        while expired := self._list_expired()[:batch_size]:
             time.sleep(0.001)
             for key in expired:
                 self._rows.pop(key, None)

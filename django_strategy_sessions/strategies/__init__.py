@@ -1,4 +1,4 @@
-"""Which strategy keeps the project's sessions: ``SESSION_STRATEGY``, read when first needed."""
+"""Make the strategy that ``SESSION_STRATEGY`` names, on first use."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .base import SessionStrategy
 
 @cache
 def get_strategy() -> SessionStrategy:
-    """The one instance that serves every thread and event loop of this process.
+    """Return the one instance that serves every thread and event loop of this process.
 
     Raises `ImproperlyConfigured`, chained to its cause.
     """
@@ -26,7 +26,10 @@ def get_strategy() -> SessionStrategy:
 
 
 def make_strategy(setting: Any, where: str = "SESSION_STRATEGY") -> SessionStrategy:
-    """A strategy from a dotted path, or from ``{"BACKEND": path, "OPTIONS": {...}}``."""
+    """Make a strategy from a dotted path or ``{"BACKEND": path, "OPTIONS": {...}}``.
+
+    `where` names the setting in errors. Raises `ImproperlyConfigured`, chained to its cause.
+    """
     given = {"BACKEND": setting} if isinstance(setting, str) else setting
     if not isinstance(given, dict) or not isinstance(given.get("BACKEND"), str):
         raise ImproperlyConfigured(
@@ -59,7 +62,7 @@ def make_strategy(setting: Any, where: str = "SESSION_STRATEGY") -> SessionStrat
 
 
 def require_created(strategy: SessionStrategy) -> None:
-    """Refuse one that could not keep ``SESSION_ABSOLUTE_AGE``."""
+    """Refuse a strategy that cannot enforce ``SESSION_ABSOLUTE_AGE``."""
     if conf.SESSION_ABSOLUTE_AGE and not strategy.keeps_created:
         raise ImproperlyConfigured(
             "SESSION_ABSOLUTE_AGE needs a strategy that keeps `created`:"

@@ -1,4 +1,4 @@
-"""The contract between the engine and a store: the guide for authors of strategies.
+"""The contract between the engine and a store. Authors of strategies, start here.
 
 Write four verbs, ``create_data``, ``read_data``, ``update_data`` and ``delete_data``, and the
 engine can keep its sessions in your store::
@@ -37,10 +37,10 @@ What every strategy promises:
   the engine would log the visitor out. Only operational failures of the driver become
   ``StrategyUnavailable``; a missing table or a broken transaction surfaces as itself.
 - Missing and expired are the same thing. A session ends at ``expires``, not a moment later.
-- After ``delete_data`` has returned, nothing brings that id back: no late update, merge, rotation.
-- ``data`` is a dict of JSON-able values; what comes back shares nothing with what went in.
-- ``expires`` is always given and always an aware UTC ``datetime``. A past one is legal: what was
-  created with it reads as ``None``.
+- After ``delete_data`` has returned, no late update, merge or rotation brings that id back.
+- ``data`` is a dict of JSON-able values. A read returns new objects, never those that were written.
+- ``expires`` is always given and always an aware UTC ``datetime``. It may be in the past: a session
+  created with a past one reads as ``None``.
 - One instance serves every thread and event loop; it keeps no request state.
 """
 
@@ -73,13 +73,13 @@ __all__ = [
     "reconcile",
 ]
 
-USER_PREFIX = "_auth_user_"  # django.contrib.auth's names
+USER_PREFIX = "_auth_user_"  # of django.contrib.auth's names
 USER = f"{USER_PREFIX}id"
-EXPIRY = "_session_expiry"  # set_expiry()'s
+EXPIRY = "_session_expiry"  # the name that set_expiry() sets
 
 
 class StrategyUnavailable(Exception):
-    """The store could not answer. Never the same as "there is no such session"."""
+    """The store could not answer. This never means that the session does not exist."""
 
 
 class Answers:
@@ -104,20 +104,20 @@ class OldKey(Hidden):
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What a store held at one moment. Its ``repr``, which error reports show, has no secrets."""
+    """What a store held at one moment. Error reports show its ``repr``, which has no secrets."""
 
     session_id: str = field(repr=False)
-    texts: Mapping[str, Any] = field(repr=False)  # as loaded; the engine never changes them
-    expires: datetime | None = None  # None: the strategy does not say
+    texts: Mapping[str, Any] = field(repr=False)  # as loaded; the engine does not change them
+    expires: datetime | None = None  # None: the strategy does not tell
     created: datetime | None = None
-    token: object = field(default=None, repr=False)  # the strategy's own
-    # The session lives on under an id that this request cannot know: another one has rotated it.
+    token: object = field(default=None, repr=False)  # only the strategy reads it
+    # True if another request rotated the session, so that this request cannot know its new id.
     followed: bool = False
-    # Whether a save may find its way to that id. Not where a cookie would go out all the same.
+    # Whether a save may write to that id. False where every save sends the cookie of the old one.
     may_follow: bool = True
 
     def alone(self) -> Stored:
-        """The same, but no save may follow."""
+        """Return a copy whose save must not follow a rotation."""
         return Stored(
             self.session_id,
             self.texts,
@@ -130,15 +130,14 @@ class Stored:
 
     @property
     def data(self) -> Data:
-        """The values: a new dict at each look."""
+        """The values by name. Each access returns a new dict."""
         return decode_all(self.texts)
 
 
 class Apply(NamedTuple):
-    """In place of a text: a value that `merge` and `rotate` compute from the stored one (or a
-    default) as they write.
+    """A function that stands for a text. `merge` and `rotate` compute the value as they write.
 
-    `function` gets a copy and may run more than once.
+    `function` gets a copy of the stored value, or of `default`, and may run more than once.
     """
 
     function: Callable[[Any], Any]
@@ -154,13 +153,13 @@ class Apply(NamedTuple):
 class SessionStrategy:
     """One store of sessions. Options in ``SESSION_STRATEGY`` are arguments of ``__init__``."""
 
-    # True where merge, rotate and delete_data keep AtomicStrategyContract's promises.
+    # True if merge, rotate and delete_data pass AtomicStrategyContract.
     atomic: ClassVar[bool] = False
-    # True where `load` tells `created`; SESSION_ABSOLUTE_AGE needs it.
+    # True if `load` sets `created`, which SESSION_ABSOLUTE_AGE needs.
     keeps_created: ClassVar[bool] = False
-    # False where only this process sees the sessions: nothing for production.
+    # False if only this process sees the sessions, so that production must not use it.
     is_shared: ClassVar[bool] = True
-    # True where expired sessions vanish unaided, and clearexpiredsessions has nothing to do.
+    # True if the store removes expired sessions itself, so clearexpiredsessions does nothing.
     expires_by_itself: ClassVar[bool] = False
 
     # -- what an author writes --------------------------------------------------------------------
@@ -178,11 +177,11 @@ class SessionStrategy:
         raise NotImplementedError(f"{type(self).__name__} must define update_data()")
 
     def delete_data(self, session_id: str) -> None:
-        """Delete, for good; deleting what is gone is fine."""
+        """Delete the session for good. Deleting a missing session is no error."""
         raise NotImplementedError(f"{type(self).__name__} must define delete_data()")
 
     # -- what the engine calls --------------------------------------------------------------------
-    # It gives data as `values.Texts`, one text per name; a plain dict of values will do too.
+    # The engine passes `values.Texts`, one text per name. Tests may pass a plain dict of values.
 
     def load(self, session_id: str) -> Stored | None:
         return run(self, _load(session_id))
@@ -191,22 +190,22 @@ class SessionStrategy:
         return run(self, _insert(as_texts(data), expires))
 
     def merge(self, stored: Stored, data: Data | Texts, expires: datetime) -> Stored | None:
-        """Write `data`, which was made out of what is `stored`; return ``None`` if it is gone.
+        """Write the changes from `stored` to `data`. Return ``None`` if the session is gone.
 
-        Where the store still holds ``stored``, write `data`. Where it holds something else by now,
-        write what `reconcile` makes of both, and repeat if even that has changed meanwhile.
-        It has to end: by a lock, or by ``StrategyUnavailable``.
-        If only the expiry moves, do not rewrite the data.
+        If the store still holds `stored`, write `data`. If another request has written since, write
+        the result of `reconcile`, and repeat if the session has changed yet again. The repetition
+        must end: by a lock, or by ``StrategyUnavailable``. If only the expiry moves, do not rewrite
+        the data.
         """
         return run(self, _merge(stored, as_texts(data), expires))
 
     def rotate(self, stored: Stored, data: Data | Texts, expires: datetime) -> Stored | None:
-        """`merge`, under a new id; afterwards the old one is dead (ASVS 7.2.4)."""
+        """Like `merge`, but move to a new id. The old id is dead afterwards (ASVS 7.2.4)."""
         return run(self, _rotate(stored, as_texts(data), expires))
 
     def end(self, stored: Stored) -> None:
-        """`delete_data`, of a session that this request has loaded: also where another request
-        has rotated it since, if the strategy can tell."""
+        """Delete a session that this request loaded, even if another request has rotated it since,
+        where the strategy can tell."""
         self.delete_data(stored.session_id)
 
     def adopt(self, key: str) -> OldKey | None:
@@ -217,25 +216,25 @@ class SessionStrategy:
         return None
 
     def is_undone(self) -> Callable[[], bool] | None:
-        """Asked after a write: what tells later whether a transaction has taken it back, or
-        ``None`` if that cannot happen."""
+        """Called after a write. Return a function that tells later whether a transaction rolled the
+        write back, or ``None`` if that cannot happen."""
         return None
 
     def clear_expired(self, batch_size: int) -> Iterator[int]:
-        """Delete expired sessions, `batch_size` in a transaction; yield the count of each."""
+        """Delete expired sessions, `batch_size` per transaction. Yield the count of each."""
         raise NotImplementedError(f"{type(self).__name__} does not define clear_expired()")
 
     def count_expired(self) -> int:
-        """How many sessions `clear_expired` would delete now."""
+        """Return how many sessions `clear_expired` would delete now."""
         raise NotImplementedError(f"{type(self).__name__} does not define count_expired()")
 
     def check(self) -> Iterable[CheckMessage]:
-        """What ``manage.py check`` should say about how the strategy is set up."""
+        """Return messages for ``manage.py check`` about the strategy's configuration."""
         return ()
 
     # -- the same for async code ------------------------------------------------------------------
-    # By default the sync verb in a thread. `aload` and the like run the author's `load` in a thread
-    # where there is one, and else the default over the author's `a` twins.
+    # By default, each runs the sync verb in a thread. But where the author has not overridden
+    # `load`, `insert`, `merge` or `rotate`, its twin runs the default over the author's `a` verbs.
 
     async def acreate_data(self, data: Data, expires: datetime) -> str:
         return await sync_to_async(self.create_data)(data, expires)
@@ -323,14 +322,14 @@ def _rotate(stored: Stored, texts: Texts, expires: datetime) -> Steps[Stored | N
     current = yield from call(SessionStrategy.load, stored.session_id)
     if current is None:
         return None
-    # Delete first: a crash between the two ends the session and never doubles it.
+    # Delete first: a crash in between then ends the session and never leaves two.
     yield from call(SessionStrategy.delete_data, stored.session_id)
     merged = reconcile(stored, texts, expires, current)
     return (yield from call(SessionStrategy.insert, *merged))
 
 
 def as_texts(data: Mapping[str, Any]) -> Texts:
-    """Data as texts, which it may be already. `Apply` stays what it is."""
+    """Serialize data, unless it is texts already. An `Apply` stays as it is."""
     if isinstance(data, Texts):
         return data
     applied = {name: value for name, value in data.items() if isinstance(value, Apply)}
@@ -344,12 +343,12 @@ def as_texts(data: Mapping[str, Any]) -> Texts:
 def reconcile(
     stored: Stored, texts: Texts, expires: datetime, current: Stored
 ) -> tuple[Texts, datetime]:
-    """What to write over `current`: the changes from ``stored.texts`` to `texts`, made there.
+    """Apply the changes from ``stored.texts`` to `texts` to `current`. Return texts and expiry.
 
-    Names that only one side changed keep that side's value. Of a name that both changed, ours, the
-    later, wins. Removing a name wins over changing it, except that removing a flash takes only the
-    value that was seen, whoever comes first. A `_session_expiry` that only the other side changed
-    keeps its expiry.
+    A name that only one side changed keeps that side's value. If both sides changed a name, ours,
+    the later, wins. Removing a name wins over changing it, except that removing a flash removes
+    only the value that was seen, in either order. If only the other side changed
+    `_session_expiry`, its expiry stays.
     """
     ours, base, theirs = texts, stored.texts, current.texts
     if theirs is not base:
@@ -378,12 +377,12 @@ def reconcile(
 
 
 def applied(name: str, apply: Apply, text: Text | None) -> Text:
-    """The text that `apply` makes of the stored one."""
+    """Run `apply` on the stored text, or on its default. Return the new text."""
     text = encode(name, apply.default) if text is None else text
     return encode(name, apply.function(decode(text)))
 
 
 def brings_user(before: Mapping[str, Any], texts: Mapping[str, Any]) -> bool:
-    """Whether somebody signs in with this change."""
+    """Whether this change signs a user in."""
     user, was = texts.get(USER), before.get(USER)
     return user is not None and (was is None or not same(user, was))

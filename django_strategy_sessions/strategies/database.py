@@ -1,4 +1,4 @@
-"""Sessions in any Django database, by the ORM: the default, so SQLite works at once."""
+"""Sessions in any Django database, through the ORM. The default strategy."""
 
 from __future__ import annotations
 
@@ -34,21 +34,20 @@ from .sealed import Row, SealedStrategy, log_damaged
 
 T = TypeVar("T")
 
-# `expires`, but as no index knows it: where a row is looked up by its key and by this, MariaDB must
-# not come to it by the index on `expires`, or writers lock in two orders and deadlock.
+# `expires` in a form that no index covers. A statement that filters by key and expiry must not use
+# the index on `expires`, because on MariaDB writers would lock in two orders and deadlock.
 _ENDS = Coalesce("expires", "created")
 
-
-# What Django and drivers raise for a date that no Python datetime can hold. SQLite keeps any text.
+# Django and drivers raise these for a date that no Python datetime can hold. SQLite keeps any text.
 _UNREADABLE = (DataError, ValueError, OverflowError, TypeError, AttributeError)
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 _MAC = Left("data", records.MAC_LENGTH)
-# Whether reads lock: within `in_turn`.
+# Whether reads lock the row, as they must within `in_turn`.
 locking: ContextVar[bool] = ContextVar("locking", default=False)
 
 
 class _Rows(QuerySet[StoredSession]):
-    """Error reports would fetch the rows to show them."""
+    """A queryset whose ``repr`` runs no query, because error reports would show the rows."""
 
     def __repr__(self) -> str:
         return "<sessions>"
@@ -57,9 +56,9 @@ class _Rows(QuerySet[StoredSession]):
 
 
 class DatabaseStrategy(SealedStrategy):
-    """`using`: an alias in ``DATABASES``; by default, where the router sends the model's writes.
+    """`using`: an alias in ``DATABASES``. By default, the router's database for writes.
 
-    Reads go there too: a replica may not know yet who has logged in, or out.
+    Reads go there too, because a replica may not have the latest login or logout yet.
     """
 
     conflicts_before_turn = 8
@@ -89,8 +88,7 @@ class DatabaseStrategy(SealedStrategy):
     def get(self, key: str) -> Row | None:
         rows = self._rows(key).values_list("data", "expires", "created", "owner")
         if locking.get():
-            # Within a transaction that repeats its reads, MariaDB shows what others have committed
-            # since only to reads that lock.
+            # In a REPEATABLE READ transaction, MariaDB shows later commits to locking reads only.
             rows = rows.select_for_update()
         try:
             with answers:
@@ -108,7 +106,7 @@ class DatabaseStrategy(SealedStrategy):
 
     def add(self, key: str, row: Row) -> bool:
         try:
-            # A savepoint where a failure would break the caller's transaction, else nothing.
+            # A savepoint, if a failure would break the caller's transaction.
             with answers, self._transaction(self.connection.in_atomic_block):
                 self._insert_row(key, row)
         except IntegrityError:
@@ -132,13 +130,13 @@ class DatabaseStrategy(SealedStrategy):
             return True
 
     def remove(self, key: str) -> bool:
-        # Not a marker: it shows the way to the session that is meant.
+        # Keep markers, because they hold the session's new key.
         with answers:
             return _delete(self._rows(key).alias(mac=_MAC).exclude(mac=records.MOVED)) > 0
 
     def in_turn(self, key: str, steps: Steps[T]) -> T:
         with answers, self._transaction(True):
-            # A write is the lock that every database has.
+            # A write locks the row on every database.
             self._rows(key).update(expires=F("expires"))
             token = locking.set(self.connection.features.has_select_for_update)
             try:
@@ -159,16 +157,15 @@ class DatabaseStrategy(SealedStrategy):
             committed = True
 
         transaction.on_commit(commit, using=self.alias)
-        # A rollback, also one to a savepoint, forgets the functions of what it takes back.
+        # A rollback, also one to a savepoint, removes its functions from run_on_commit.
         return lambda: not (committed or commit in (call[1] for call in connection.run_on_commit))
 
     def clear_expired(self, batch_size: int) -> Iterator[int]:
-        # One parameter is the time, one the lower bound.
+        # The statement has two more parameters: the time and the lower bound.
         most = self.connection.features.max_query_params or batch_size + 2
         batch_size = min(batch_size, most - 2)
-        # Each batch begins where the last one ended. While a long transaction is open elsewhere,
-        # the index keeps an entry for each row that is gone, and a batch that began at the first
-        # would read all of those again.
+        # Each batch begins where the last one ended. While another transaction stays open, the
+        # index keeps entries for deleted rows, and a batch from the start would read them again.
         since = None
         while True:
             try:
@@ -176,7 +173,7 @@ class DatabaseStrategy(SealedStrategy):
             except StrategyUnavailable as error:
                 if not _is_deadlock(error.__cause__):
                     raise
-                # Another run is at the same rows and has won. Of this batch nothing is deleted.
+                # Another run deletes the same rows and won. This batch deleted nothing; try again.
             else:
                 if until is None:
                     return
@@ -188,9 +185,9 @@ class DatabaseStrategy(SealedStrategy):
             return self._expired().count()
 
     def _clear_batch(self, batch_size: int, since: datetime | None) -> tuple[datetime | None, int]:
-        """Until where the batch has come, ``None`` if there was none, and how many are deleted."""
+        """Delete one batch. Return its last expiry (``None``: nothing left) and its count."""
         features = self.connection.features
-        # Without row locks a transaction only adds ways to collide with other writers.
+        # Without row locks, a transaction only adds conflicts with other writers.
         with answers, self._transaction(features.has_select_for_update):
             rows = self._expired().order_by("expires")
             if since is not None:
@@ -207,11 +204,11 @@ class DatabaseStrategy(SealedStrategy):
                 keys, until = list(rows.values_list("pk", flat=True)[:batch_size]), None
             if not keys:
                 return None, 0
-            # Asked once more: one that was renewed meanwhile stays.
+            # Filter by expiry again, because a request may have renewed a session meanwhile.
             still = self._all().filter(pk__in=keys).alias(ends=_ENDS)
             return until or since or _LONG_AGO, _delete(still.filter(ends__lte=datetime.now(UTC)))
 
-    # -- how ---------------------------------------------------------------------------------------
+    # -- connections and querysets -----------------------------------------------------------------
 
     @property
     def alias(self) -> str:
@@ -252,8 +249,8 @@ def _values(row: Row) -> dict[str, Any]:
 
 
 def _delete(rows: QuerySet[StoredSession]) -> int:
-    # One statement. QuerySet.delete() opens a transaction for it, and where anything listens to
-    # all deletions it loads every row first.
+    # One statement. QuerySet.delete() would open a transaction, and would load every row first if
+    # the project has a receiver for all deletions.
     return rows._raw_delete(rows.db)
 
 
@@ -263,11 +260,11 @@ def _is_outage(error: BaseException) -> bool:
     if not isinstance(error, DatabaseError):
         return False
     if not isinstance(error, OperationalError):
-        # PostgreSQL: a server that takes no writes, as a standby; that has ended an idle or a long
-        # transaction, and the connection.
+        # PostgreSQL: a read-only server such as a standby, or a connection that the server closed
+        # because a transaction was idle or ran too long.
         return sqlstate(error) in {"25006", "25P03", "25P04"}
-    # SQLite calls a missing table an operational error, by its most general code; mysqlclient an
-    # unknown column and text that the column cannot hold.
+    # Some operational errors are mistakes: a missing table on SQLite, which has the most general
+    # code; an unknown column, or text that a column cannot hold, with mysqlclient.
     sqlite = getattr(error.__cause__, "sqlite_errorname", None)
     return sqlite != "SQLITE_ERROR" and error.args[:1] not in {(1054,), (1366,)}
 
@@ -275,7 +272,7 @@ def _is_outage(error: BaseException) -> bool:
 class _Answers(Answers):
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         super().__exit__(kind, error, traceback)
-        # PostgreSQL shows the row that it refuses: its data, for everybody who reads the error.
+        # PostgreSQL's message shows the refused row with its data, so raise an error without it.
         refusal = getattr(getattr(error, "__cause__", None), "diag", None)
         if isinstance(error, IntegrityError) and refusal is not None:
             message = refusal.message_primary
@@ -283,14 +280,14 @@ class _Answers(Answers):
             raise IntegrityError(message) from None
 
 
-answers: Answers = _Answers(_is_outage, "The sessions' database could not answer.")
+answers: Answers = _Answers(_is_outage, "The session database could not answer.")
 
 
 def sqlstate(error: BaseException | None) -> str | None:
-    """PostgreSQL's code of an error, through Django's wrapper of it."""
+    """Return the SQLSTATE of the PostgreSQL error that Django wrapped, or ``None``."""
     return getattr(getattr(error, "__cause__", None), "sqlstate", None)
 
 
 def _is_deadlock(error: BaseException | None) -> bool:
-    # By the numbers of PostgreSQL, and of MySQL and MariaDB.
+    # PostgreSQL's code; MySQL's and MariaDB's number.
     return sqlstate(error) == "40P01" or getattr(error, "args", ())[:1] == (1213,)

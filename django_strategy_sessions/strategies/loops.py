@@ -1,4 +1,4 @@
-"""Event loops: clients that belong to one, and the question whether there is one to speak of."""
+"""Event loops: one client per loop, and whether a loop outlives its call."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ T = TypeVar("T")
 
 
 def within_sync_code() -> bool:
-    """Whether this runs inside of `async_to_sync`: on WSGI, and in tests.
+    """Whether this runs inside `async_to_sync`, as on WSGI and in tests.
 
-    The loop may exist for this one call only, so nothing can be kept for it. And the thread that
-    waits for it may hold an open transaction, which only its own connection knows.
+    The loop may exist for this one call only, so keeping a client for it is useless. And the
+    waiting thread may have an open transaction, which only its own connection sees.
     """
     return getattr(AsyncToSync.executors, "current", None) is not None
 
 
 class PerLoop(Generic[T]):
-    """One client for each event loop and process, made when first asked for, closed with the loop.
+    """One client per event loop and process, made on first use and closed with the loop.
 
-    Neither can share one: a socket is watched by one loop, and two processes would read each
-    other's answers from it.
+    Loops cannot share a client, because only one loop can watch a socket. Processes cannot either,
+    because they would read each other's replies.
     """
 
     def __init__(self, make: Callable[[], T], close: Callable[[T], Awaitable[None]]) -> None:
@@ -37,9 +37,9 @@ class PerLoop(Generic[T]):
         if (kept := self._kept.get(key)) is not None:
             return kept[0]
         for closed in [other for other in list(self._kept) if other[1].is_closed()]:
-            self._kept.pop(closed, None)  # by whoever did not shut its generators down
+            self._kept.pop(closed, None)  # code closed the loop without shutdown_asyncgens()
         client = self._make()
-        # A loop that shuts down closes the asynchronous generators that were begun in it.
+        # A loop that shuts down closes the asynchronous generators that started in it.
         keeper = self._keep(key, client)
         self._kept[key] = client, keeper
         await anext(keeper)

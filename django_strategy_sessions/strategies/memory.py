@@ -1,4 +1,4 @@
-"""Sessions in this process's memory: for tests and tutorials. Other processes see none of them."""
+"""Sessions in this process's memory, for tests and tutorials. Other processes cannot see them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class MemoryStrategy(SealedStrategy):
     def clear_expired(self, batch_size: int) -> Iterator[int]:
         while True:
             with self._lock:
-                expired = self._expired()[:batch_size]
+                expired = self._list_expired()[:batch_size]
                 for key in expired:
                     del self._rows[key]
             if not expired:
@@ -57,12 +57,12 @@ class MemoryStrategy(SealedStrategy):
 
     def count_expired(self) -> int:
         with self._lock:
-            return len(self._expired())
+            return len(self._list_expired())
 
     def _holds(self, key: str, held: Row) -> bool:
         row = self._rows.get(key)
         return row is not None and row.mac == held.mac and row.expires > datetime.now(UTC)
 
-    def _expired(self) -> list[str]:
+    def _list_expired(self) -> list[str]:
         now = datetime.now(UTC)
         return [key for key, row in list(self._rows.items()) if row.expires <= now]

@@ -1,7 +1,7 @@
-"""Sessions in Redis or Valkey, one round trip a verb, set up as a cache of django-redis is.
+"""Sessions in Redis or Valkey, one round trip per verb, configured as a cache of django-redis.
 
-One string per session, which expires by itself. Both times stand under its seal, in microseconds
-since 1970. Needs Redis 6.2.
+Each session is one string, which Redis expires. Its seal covers both times, in microseconds since
+1970. Needs Redis 6.2.
 """
 
 from __future__ import annotations
@@ -24,18 +24,19 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NEVER = datetime.max.replace(tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _MILLISECOND = timedelta(milliseconds=1)
-_DIGITS = 16  # until November 2286, where later moments are put too
+_DIGITS = 16  # up to November 2286; later times are stored as that
 
-# What is left is sent, by the application's clock: PX, and not PXAT, which goes by the server's.
-# pcall: what is no string has no mac, and is no session.
+# Scripts set the remaining time (PX), computed by the application's clock. PXAT would depend on the
+# server's. pcall, because a key that holds no string is no session and must not raise.
 _MAC = f"redis.pcall('GETRANGE', KEYS[1], 0, {records.MAC_LENGTH - 1})"
-# ARGV: the mac that is expected, the record to write, the milliseconds that it lives.
+# ARGV: the expected mac, the record to write, its remaining milliseconds.
 _SWAP = f"""
 if {_MAC} ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 return 1
 """
-# KEYS: the old one and the new one. ARGV: as above, for the marker, then the same for the record.
+# KEYS: the old and the new key. ARGV: as above, for the marker; then the record to write under the
+# new key and its remaining milliseconds.
 _MOVE = f"""
 if {_MAC} ~= ARGV[1] then return 0 end
 if not redis.call('SET', KEYS[2], ARGV[4], 'NX', 'PX', ARGV[5]) then return 0 end
@@ -46,12 +47,12 @@ _REMOVE = f"""
 if {_MAC} == '{records.MOVED}' then return 0 end
 return redis.call('DEL', KEYS[1])
 """
-# Shows which question it answers.
+# The reply names its key, so a reply to another command shows.
 _ECHO = "return {KEYS[1], redis.call('GET', KEYS[1])}"
 
 
 class RedisStrategy(SealedStrategy):
-    """`alias`: one of django-redis in ``CACHES``. `prefix`: of the keys, instead of the cache's.
+    """`alias`: a cache of django-redis in ``CACHES``. `prefix`: of the keys; replaces the cache's.
 
     `timeout`, `replicas` and `idle`: see `RedisClients`.
     """
@@ -70,7 +71,7 @@ class RedisStrategy(SealedStrategy):
         self.clients: RedisClients = RedisClients(alias, timeout, replicas, idle)
         self.prefix: str = prefix
 
-    # -- the verbs, each in both colours -----------------------------------------------------------
+    # -- the verbs, sync and async ----------------------------------------------------------------
 
     def get(self, key: str) -> Row | None:
         try:
@@ -101,8 +102,8 @@ class RedisStrategy(SealedStrategy):
     def move(self, key: str, held: Row, marker: Row, new_key: str, row: Row) -> bool:
         claim = _change(held, marker)
         if self.clients.is_cluster():
-            # Two keys, two nodes. The new one is there before anybody is sent to it. A crash
-            # between the two leaves a record whose id nobody knows.
+            # The keys may be on two nodes. Write the new one first, so that the marker never
+            # points to nothing. A crash in between leaves a record whose id nobody knows.
             if not self.add(new_key, row):
                 return False
             if self.clients.script(_SWAP, [self.prefix + key], *claim):
@@ -155,12 +156,12 @@ def _row(record: str | None) -> Row | None:
     if record is None:
         return None
     header = record[records.MAC_LENGTH :]
-    if records.is_moved(record):  # whose seal follows what stands in place of one
+    if records.is_moved(record):  # in a marker, another seal precedes the header
         header = header[records.MAC_LENGTH :]
     try:
         expires, created = _moment(header[:_DIGITS]), _moment(header[_DIGITS : 2 * _DIGITS])
     except ValueError:
-        expires = created = _NEVER  # it will not unseal
+        expires = created = _NEVER  # such a record does not unseal
     return Row(record, expires, created)
 
 
@@ -169,24 +170,24 @@ def _moment(digits: str) -> datetime:
 
 
 def _refuse_other_types(error: ResponseError) -> None:
-    """For a key that holds a list, say: no session."""
+    """Log a key of another type, such as a list: it is no session. Re-raise other errors."""
     if not str(error).startswith("WRONGTYPE"):
         raise error
     log_damaged()
 
 
 def _value(row: Row) -> tuple[str, str, int]:
-    """The arguments of ``SET``."""
-    return row.record, "PX", _left(row)
+    """Return the arguments of ``SET``."""
+    return row.record, "PX", _remaining_ms(row)
 
 
 def _change(held: Row, row: Row) -> tuple[str, str, int]:
-    return held.mac, row.record, _left(row)
+    return held.mac, row.record, _remaining_ms(row)
 
 
-def _left(row: Row) -> int:
-    """Milliseconds: at least one, because Redis refuses zero; and one more than is left, because
-    Redis counts from the millisecond that has begun. The end is under the seal, too."""
+def _remaining_ms(row: Row) -> int:
+    """Return the milliseconds for ``PX``: at least 1, because Redis refuses 0, and one more than
+    remain, because Redis counts from the start of the current one. The seal has the exact end."""
     return max(1, 1 - (datetime.now(UTC) - row.expires) // _MILLISECOND)
 
 

@@ -1,8 +1,8 @@
 """Strategies that keep sealed rows: every rule about a session at rest, once for all stores.
 
-A store writes five verbs on opaque rows. What is hashed, sealed, compared, merged, retried and
-followed stands here. Each verb may have an `a` twin where the store's client is native to event
-loops; without one, async code runs the sync verbs in a thread.
+A store implements five verbs on opaque rows; this module hashes, seals, compares, merges, retries
+and follows rotations. If the store's client supports event loops, each verb may have an `a` twin;
+without twins, async code runs the sync verbs in a thread.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ T = TypeVar("T")
 
 _logger = logging.getLogger("django.security.SuspiciousSession")
 
-CONFLICTS = 8  # after so many a save begins to pause between attempts
+CONFLICTS = 8  # after this many conflicts, a save pauses between attempts
 PATIENCE = 5.0  # seconds after which a save without a lock gives up
-# For so long a save finds its way from the key that it loaded to the one after a rotation. It is
-# the longest that a request in flight may take.
+# For this long after a rotation, a save that loaded the old key follows to the new key: the longest
+# time that a request may take.
 FOLLOWED_FOR = timedelta(seconds=60)
 
 
-# The record of a row that no compare-and-set matches, so that a save reads what is there first.
+# A record that no compare-and-set matches, so a save must first read what the store holds.
 NEVER = ""
 
 
 class Row(NamedTuple):
-    """What a store keeps of a session, and may know."""
+    """A session as a store keeps it: the sealed record, and all that the store may know of it."""
 
     record: str  # see `records`; the first ``records.MAC_LENGTH`` characters are its mac
     expires: datetime
@@ -70,62 +70,62 @@ class Row(NamedTuple):
 
 
 class Held(NamedTuple):
-    """The token of a `Stored`: what the store held, and under which key."""
+    """The token of a `Stored`: the row that the store held, and its key."""
 
     key: str
     row: Row
 
 
 def log_damaged() -> None:
-    """For a row that no strategy of ours wrote, as one that ends in the year 10000."""
+    """Log a row that no strategy of ours wrote, for example one that ends in the year 10000."""
     _logger.warning("A damaged session row was treated as no session.")
 
 
 class SealedStrategy(SessionStrategy):
     atomic = True
     keeps_created = True
-    # After so many conflicts a save goes on `in_turn`.
+    # After this many conflicts, a save continues inside `in_turn`.
     conflicts_before_turn: ClassVar[int] = 1
 
     # -- what a store writes ----------------------------------------------------------------------
 
     def get(self, key: str) -> Row | None:
-        """The row, expired or not; ``None`` if there is none, or if it cannot be one."""
+        """Return the row, expired or not; ``None`` if there is none, or if it is damaged."""
         raise NotImplementedError(f"{type(self).__name__} must define get()")
 
     def add(self, key: str, row: Row) -> bool:
-        """Insert, never overwrite. False: the key is taken."""
+        """Insert the row, never overwrite. False: the key is taken."""
         raise NotImplementedError(f"{type(self).__name__} must define add()")
 
     def swap(self, key: str, held: Row, row: Row) -> bool:
-        """Replace `held`, known by its mac, by `row`, in one step. False: it is another by now.
+        """Atomically replace `held` with `row`. False: the stored mac is no longer `held`'s.
 
-        Where ``row.record`` is ``held.record``, only the expiry moves.
+        If ``row.record`` equals ``held.record``, only the expiry moves.
         """
         raise NotImplementedError(f"{type(self).__name__} must define swap()")
 
     def move(self, key: str, held: Row, marker: Row, new_key: str, row: Row) -> bool:
-        """Replace `held` by `marker` and insert `row` under `new_key`, both or none."""
+        """Replace `held` with `marker` and insert `row` under `new_key`: both, or neither."""
         raise NotImplementedError(f"{type(self).__name__} must define move()")
 
     def remove(self, key: str) -> bool:
-        """Delete the row, unless it is a marker. False: there was none."""
+        """Delete the row, unless it is a marker. False: there was no row, or a marker."""
         raise NotImplementedError(f"{type(self).__name__} must define remove()")
 
     def in_turn(self, key: str, steps: Steps[T]) -> T:
-        """Carry out steps while nobody else can write this key: where a store has a lock."""
+        """Run `steps` under a lock on this key, if the store has locks."""
         return run(self, steps)
 
     def is_conflict(self, error: StrategyUnavailable) -> bool:
-        """Whether `in_turn` failed, and wrote nothing, because somebody else wrote meanwhile."""
+        """Whether `in_turn` failed and wrote nothing because another request wrote."""
         return False
 
     def confirm(self, key: str, row: Row) -> None:
-        """Asked of a row that does not unseal. Raise `StrategyUnavailable` if it is not what the
-        store holds, but the reply to another question."""
+        """Called with a row that does not unseal. Raise `StrategyUnavailable` if the store does not
+        hold it, because then the row was the reply to another command."""
 
     def header(self, expires: datetime, created: datetime) -> str:
-        """What is to stand under the seal besides the data: text of one length."""
+        """Return text of `header_length` characters to seal along with the data."""
         return ""
 
     header_length: ClassVar[int] = 0
@@ -152,7 +152,7 @@ class SealedStrategy(SessionStrategy):
         pass
 
     def is_native(self) -> bool:
-        """Whether async code calls the `a` twins here and now."""
+        """Whether async code can call the `a` twins here, and need not use a thread."""
         return type(self).aget is not SealedStrategy.aget and not within_sync_code()
 
     # -- the verbs of the contract -----------------------------------------------------------------
@@ -214,7 +214,7 @@ class SealedStrategy(SessionStrategy):
         await self._arun(self._end(stored))
 
     async def ais_undone(self) -> Callable[[], bool] | None:
-        # Only code that waits in `async_to_sync` can be within a transaction of Django's.
+        # Async code can be inside a transaction of Django's only within `async_to_sync`.
         return await sync_to_async(self.is_undone)() if within_sync_code() else None
 
     async def _arun(self, steps: Steps[T]) -> T:
@@ -253,13 +253,13 @@ class SealedStrategy(SessionStrategy):
         key: str | None = _key(stored)
         while key is not None and not (yield from call(SealedStrategy.remove, key)):
             row = yield from call(SealedStrategy.get, key)
-            # Somebody who planted a key must not log out the user who signed in since.
+            # An attacker who planted the key must not log out the user who has signed in since.
             key = self._followed(key, row) if USER in stored.texts else None
 
     def _save(
         self, stored: Stored, texts: Texts, expires: datetime, rotating: bool
     ) -> Steps[Stored | None]:
-        """`merge`, or `rotate`."""
+        """Run `merge`, or `rotate` if `rotating`."""
         if stored.followed and _signs_in(stored, texts, rotating):
             return None
         current = stored
@@ -299,12 +299,12 @@ class SealedStrategy(SessionStrategy):
     def _write(
         self, current: Stored, texts: Texts, expires: datetime, rotating: bool
     ) -> Steps[Stored | None]:
-        """Compare and set; ``None`` if the row is another by now."""
+        """Compare and set. ``None``: the row has changed or expired."""
         key, held = cast(Held, current.token)
         now = datetime.now(UTC)
         if held.expires <= now:
             return None
-        # The absolute age counts from signing in, and not from the first visit.
+        # The absolute age counts from the sign-in, not from the first visit.
         created = now if brings_user(current.texts, texts) else held.created
         session_id = current.session_id
         if rotating and not current.followed:
@@ -346,8 +346,8 @@ class SealedStrategy(SessionStrategy):
     def _reread(
         self, current: Stored, stored: Stored, texts: Texts, rotating: bool
     ) -> Steps[Stored | None]:
-        """What is there by now. Where another request has rotated the session since this one loaded
-        it, that is under another key."""
+        """Read what the store holds now. If another request has rotated the session since this one
+        loaded it, follow the markers to the new key."""
         key, followed = _key(current), current.followed
         row = yield from call(SealedStrategy.get, key)
         while row is not None and records.is_moved(row.record):
@@ -360,8 +360,7 @@ class SealedStrategy(SessionStrategy):
         return (yield from self._open(stored.session_id, key, row, followed))
 
     def _followed(self, key: str, row: Row | None) -> str | None:
-        """The key to which a session has moved, if this is a marker that we made and that still
-        counts."""
+        """Return the new key if `row` is a valid marker that has not expired, else ``None``."""
         if row is None or not records.is_moved(row.record) or row.expires <= datetime.now(UTC):
             return None
         return records.follow(key, row.record, self.header_length)
@@ -385,7 +384,7 @@ class SealedStrategy(SessionStrategy):
 
 
 class _Retries:
-    """The pauses of a save that others keep overtaking, which have to end."""
+    """Pauses between attempts of a save that keeps meeting conflicts. Gives up after a while."""
 
     def __init__(self) -> None:
         self.conflicts, self.started = 0, time.monotonic()
@@ -417,5 +416,5 @@ def _key(stored: Stored) -> str:
 
 
 def _signs_in(stored: Stored, texts: Texts, rotating: bool) -> bool:
-    """Somebody who signs in must not do so in a session that others know (ASVS 7.2.4)."""
+    """Whether this save signs a user in, which no shared session may do (ASVS 7.2.4)."""
     return brings_user(stored.texts, texts) or (rotating and USER not in stored.texts)
