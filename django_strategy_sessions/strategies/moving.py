@@ -81,10 +81,12 @@ class MovingStrategy(SessionStrategy):
     def __init__(self, source: Any, target: Any, step: str) -> None:
         if step not in (ACCEPT, MOVE):
             raise ImproperlyConfigured(f'"step" has to be "accept", and then "move": not {step!r}.')
-        self.step = step
-        self.engine = make_engine_strategy(source) if isinstance(source, str) else None
+        self.step: str = step
+        self.engine: EngineStrategy | None = (
+            make_engine_strategy(source) if isinstance(source, str) else None
+        )
         self.source: SessionStrategy = self.engine or _make_sealed("source", source)
-        self.target = _make_sealed("target", target)
+        self.target: SealedStrategy = _make_sealed("target", target)
         self._target = target
         if _store(self.source) == _store(self.target):
             raise ImproperlyConfigured(

@@ -67,7 +67,8 @@ class Command(BaseCommand):
             raise CommandError(f"{error} What was deleted before stays deleted.") from error
 
     def _clear(self, max_seconds: float | None, fail_if_remaining: bool, **options: Any) -> None:
-        self.deleted = remaining = 0
+        self.deleted: int = 0
+        remaining = 0
         try:
             with sigterm_interrupts():
                 if self._delete(max_seconds, **options):

@@ -22,7 +22,7 @@ class Command(BaseCommand):
         " live traffic. Safe to interrupt, to start again, and to run in several places at once."
     )
 
-    requires_system_checks = ()  # one of them says to run this
+    requires_system_checks: Any = ()  # one of them says to run this
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument(
@@ -54,7 +54,8 @@ class Command(BaseCommand):
             )
         if strategy.step != MOVE and not options["dry_run"]:
             raise CommandError('Sessions move in the second step: "step": "move"')
-        self.counts, self.verb = Counts(), "Would move" if options["dry_run"] else "Moved"
+        self.counts: Counts = Counts()
+        self.verb: str = "Would move" if options["dry_run"] else "Moved"
         try:
             self._move(strategy, **options)
         except NotImplementedError as error:
