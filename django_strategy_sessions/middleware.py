@@ -95,17 +95,16 @@ def _finish(request: HttpRequest, session: SessionStore, response: HttpResponseB
         # A failed request is not saved. But after a rotation only the new key finds the session.
         if accessed and session.has_moved and (yield from _exists_now(session)):
             yield from _set_cookie(session, response)
-    elif (session.modified or settings.SESSION_SAVE_EVERY_REQUEST or old_names) and (
-        yield from _save(session)
+    elif ((modified := session.modified) or settings.SESSION_SAVE_EVERY_REQUEST or old_names) and (
+        yield from _save(session, modified)
     ):
         yield from _set_cookie(session, response)
         for name in old_names:
             _delete_cookie(response, name)
 
 
-def _save(session: SessionStore) -> Steps[bool]:
+def _save(session: SessionStore, modified: bool) -> Steps[bool]:
     """Save the session. Return whether the response may send its key."""
-    modified = session.modified
     try:
         yield from call(SessionStore.save)
     except UpdateError as error:
