@@ -1,8 +1,8 @@
-"""Redis as the strategy speaks to it: clients, connections, time-outs, failovers. No sessions.
+"""How the strategy talks to Redis: clients, connections, timeouts, failovers. Nothing of sessions.
 
-Everything is set up as a cache of django-redis. Commands go over the connections of redis-py's
-pools, each once, and no reply reaches anybody but the caller that waits for it. Rules are written
-once, as steps; sync code and event loops only differ in how they exchange bytes.
+The project configures Redis as a django-redis cache. Commands use connections from redis-py's
+pools. Each command is sent once, and only the caller that waits for a reply gets it. The rules are
+written once, as steps; sync code and event loops differ only in how they exchange bytes.
 """
 
 from __future__ import annotations
@@ -69,9 +69,9 @@ else:
 Command = tuple[Any, ...]
 Client = Redis  # of one server
 
-# By the name of a class of connections: those that Sentinels manage, as plain ones, and all of them
-# as those of event loops.
-_PLAIN = {
+# Connection classes by name: the direct counterparts of those that Sentinels manage, and the async
+# counterparts of all.
+_DIRECT = {
     "SentinelManagedSSLConnection": redis.SSLConnection,
     "SentinelManagedConnection": redis.Connection,
 }
@@ -80,16 +80,17 @@ _ASYNC = {
     "SSLConnection": async_connections.SSLConnection,
     "UnixDomainSocketConnection": async_connections.UnixDomainSocketConnection,
 }
-_SOON = 100  # ms, within which replicas confirm that are as near as they usually are
-_ATTEMPTS = 5  # of one command that a cluster sends from node to node
+_SOON = 100  # ms: replicas at a usual distance confirm a write within this time
+_ATTEMPTS = 5  # for one command that the nodes of a cluster redirect
 _REDIS_PY = str(Path(redis.__file__).parent)
 
-# What a server says that cannot serve now; other errors are mistakes. redis-py has classes for
-# some, and takes the word away; older servers put the word of a script's error in the middle.
+# Errors of a server that cannot serve now; all others are mistakes of the caller. redis-py has
+# classes for some of them, and strips the error code; older servers put the code of an error within
+# a script in the middle of the message.
 _REFUSALS = (AskError, ClusterDownError, OutOfMemoryError, ReadOnlyError, TryAgainError)
-_WORDS = ("BUSY", "MASTERDOWN", "MISCONF", "NOREPLICAS", "OOM", "READONLY", "UNKILLABLE")
+_REFUSAL_CODES = ("BUSY", "MASTERDOWN", "MISCONF", "NOREPLICAS", "OOM", "READONLY", "UNKILLABLE")
 
-# Writes, and changes nothing.
+# A write that changes nothing.
 _TOUCH = """
 local held = redis.pcall('GET', KEYS[1])
 if type(held) == 'string' then
@@ -103,15 +104,15 @@ return 1
 
 
 class RedisClients:
-    """Commands for the servers of one alias in ``CACHES``, in sync code and in event loops.
+    """Sends commands to the servers of one alias in ``CACHES``, from sync code and event loops.
 
     `execute` is for commands that only read, `write` and `script` for all others. They raise
-    `StrategyUnavailable` where no server can answer.
+    `StrategyUnavailable` if no server can answer.
 
-    `timeout`: seconds after which an unanswered command counts as an outage, where the alias does
-    not say (``SOCKET_TIMEOUT``, ``SOCKET_CONNECT_TIMEOUT``). `replicas`: how many have to have a
-    write before it counts as done. `idle`: seconds after which a connection that nobody used is
-    replaced before its next use.
+    `timeout`: seconds after which an unanswered command counts as an outage, unless the alias sets
+    ``SOCKET_TIMEOUT`` or ``SOCKET_CONNECT_TIMEOUT``. `replicas`: how many replicas must confirm a
+    write before it counts as done. `idle`: seconds after which an unused connection is replaced
+    before its next use.
     """
 
     def __init__(
@@ -136,20 +137,22 @@ class RedisClients:
         self.idle: float = idle
         self._found: _Servers | None = None
         self._lock = threading.Lock()
-        self._resting: WeakKeyDictionary[Any, float] = WeakKeyDictionary()  # since when
-        self._loops = PerLoop(lambda: _Loop(self.timeout, self.idle, self._resting), _Loop.aclose)
+        self._idle_since: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
+        self._loops = PerLoop(
+            lambda: _Loop(self.timeout, self.idle, self._idle_since), _Loop.aclose
+        )
 
     def execute(self, *command: Any) -> Any:
         with _answers:
-            return _text(run(self, self._read_steps(command)))
+            return _decode_reply(run(self, self._read_steps(command)))
 
     def write(self, *command: Any) -> Any:
         with _answers:
-            return _text(run(self, self._write_steps(command)))
+            return _decode_reply(run(self, self._write_steps(command)))
 
     def script(self, script: str, keys: list[str], *values: Any) -> Any:
         with _answers:
-            return _text(run(self, self._script_steps(script, keys, values)))
+            return _decode_reply(run(self, self._script_steps(script, keys, values)))
 
     def is_cluster(self) -> bool:
         with _answers:
@@ -157,15 +160,15 @@ class RedisClients:
 
     async def aexecute(self, *command: Any) -> Any:
         with _answers:
-            return _text(await arun(self, self._read_steps(command)))
+            return _decode_reply(await arun(self, self._read_steps(command)))
 
     async def awrite(self, *command: Any) -> Any:
         with _answers:
-            return _text(await arun(self, self._write_steps(command)))
+            return _decode_reply(await arun(self, self._write_steps(command)))
 
     async def ascript(self, script: str, keys: list[str], *values: Any) -> Any:
         with _answers:
-            return _text(await arun(self, self._script_steps(script, keys, values)))
+            return _decode_reply(await arun(self, self._script_steps(script, keys, values)))
 
     async def ais_cluster(self) -> bool:
         with _answers:
@@ -178,7 +181,7 @@ class RedisClients:
         return replies[0]
 
     def _write_steps(self, command: Command) -> Steps[Any]:
-        """Send it once, and wait in the same round trip until enough replicas have it."""
+        """Send a write once, and wait in the same round trip until enough replicas have it."""
         if not self.replicas:
             _, _, replies = yield from self._send_steps([command])
             return replies[0]
@@ -194,19 +197,19 @@ class RedisClients:
             raise StrategyUnavailable("Too few replicas confirmed a write in time.")
         if not servers.is_safe(client, answers):
             servers.doubt(client)
-            if (yield from self._find_steps(servers, _key(command))) is not client:
+            if (yield from self._find_steps(servers, _find_key(command))) is not client:
                 raise StrategyUnavailable("Another server became the primary during a write.")
         if not reply:
-            # It wrote nothing, and Valkey waits for what this connection wrote. What it found, as
-            # the end of a session, may still be on its way to the replicas.
-            yield from self._script_steps(_TOUCH, [_key(command)], ())
+            # Nothing was written, and Valkey's WAIT covers only this connection's writes. What
+            # the command found, such as the end of a session, may not have reached the replicas.
+            yield from self._script_steps(_TOUCH, [_find_key(command)], ())
         return reply
 
     def _script_steps(self, script: str, keys: list[str], values: Iterable[Any]) -> Steps[Any]:
         given = len(keys), *keys, *values
         try:
-            return (yield from self._write_steps(("EVALSHA", _sha(script), *given)))
-        except NoScriptError:  # new to this server: it was restarted, or has taken over
+            return (yield from self._write_steps(("EVALSHA", _hash_script(script), *given)))
+        except NoScriptError:  # the server does not know it yet: it restarted or took over
             return (yield from self._write_steps(("EVAL", script, *given)))
 
     def _find_steps(self, servers: _Servers, key: Any) -> Steps[Client]:
@@ -220,26 +223,26 @@ class RedisClients:
     def _send_steps(
         self, commands: list[Command], repeatable: bool = False
     ) -> Steps[tuple[_Servers, Client, list[Any]]]:
-        """To the server that has the key of the first; if that one fails, raise its error.
+        """Send commands to the server that has the first one's key. If that one fails, raise.
 
-        What is `repeatable` and fails on a connection that was kept is sent once more on a new one.
-        Each of these attempts has half of the time.
+        `repeatable` commands that fail on a pooled connection are sent once more on a new one. Each
+        of the two attempts gets half of the timeout.
         """
         servers = self._found or (yield ("_servers",))
         limit = servers.timeout / 2 if repeatable else None
         late = time.monotonic() + servers.timeout * 0.75
-        told: Client | None = None  # by another node
+        redirected: Client | None = None  # by another node
         asking: list[Command] = []
         anew = False
         for _ in range(_ATTEMPTS):
-            client = told or (yield from self._find_steps(servers, _key(commands[0])))
+            client = redirected or (yield from self._find_steps(servers, _find_key(commands[0])))
             try:
                 replies = yield "_exchange", servers, client, asking + commands, limit, anew
             except Exception as error:
                 if _is_outage(error):
                     servers.doubt(client)
                     if repeatable and not anew and time.monotonic() < late:
-                        told, asking, anew = None, [], True
+                        redirected, asking, anew = None, [], True
                         continue
                 raise
             replies = replies[len(asking) :]
@@ -248,7 +251,7 @@ class RedisClients:
             asking = [] if isinstance(replies[0], MovedError) else [("ASKING",)]
             if not asking:
                 servers.doubt(client)
-            told = servers.redirect(replies[0])
+            redirected = servers.redirect(replies[0])
         if isinstance(replies[0], Exception):
             if _is_outage(replies[0]):
                 servers.doubt(client)
@@ -271,11 +274,11 @@ class RedisClients:
 
     async def a_refresh(self, servers: _Servers) -> None:
         loop = await self._loops.get()
-        async with loop.refreshing:  # or each of many tasks takes a thread to wait in
+        async with loop.refreshing:  # otherwise each task would occupy a thread while it waits
             await asyncio.to_thread(servers.refresh)
 
     def _find_servers(self) -> _Servers:
-        for fault, _hint, _id in self._faults():
+        for fault, _hint, _id in self._find_faults():
             raise ImproperlyConfigured(fault)
         try:
             client = self._make_client()
@@ -283,7 +286,7 @@ class RedisClients:
             raise
         except Exception as error:
             raise ImproperlyConfigured(
-                f"No client can be made of the cache {self.alias!r} ({error})."
+                f"Cannot make a client for the cache {self.alias!r} ({error})."
             ) from error
         if isinstance(client, RedisCluster):
             return _Cluster(client, self.timeout)
@@ -292,7 +295,7 @@ class RedisClients:
         return _OneServer(client, self.timeout)
 
     def _make_client(self) -> Redis | RedisCluster:
-        """Of the primary: a replica may not know yet who has logged in, or out."""
+        """Make a client of the primary: a replica may not know about a login or logout yet."""
         params = dict(self._settings)
         options = params["OPTIONS"] = dict(params.get("OPTIONS", {}))
         given = {
@@ -304,13 +307,17 @@ class RedisClients:
             "protocol": 2,
             "decode_responses": False,
         }
-        for name in ("retry", "retry_on_error", "retry_on_timeout"):  # we know what to repeat
+        for name in (
+            "retry",
+            "retry_on_error",
+            "retry_on_timeout",
+        ):  # _send_steps() decides what to repeat
             given.pop(name, None)
         options["CONNECTION_POOL_KWARGS"] = given
         sentinels = options.get("SENTINELS") or [None]
         options["SENTINEL_KWARGS"] = {
             **{name: value for name, value in given.items() if name.startswith("socket_")},
-            # All of them within one time-out. redis-py would ask each ten more times.
+            # Ask all Sentinels within one timeout. redis-py would ask each of them ten more times.
             "socket_timeout": given["socket_timeout"] and given["socket_timeout"] / len(sentinels),
             "socket_connect_timeout": self.timeout / len(sentinels),
             "retry": Retry(NoBackoff(), 0),
@@ -318,12 +325,12 @@ class RedisClients:
         }
         backend, location = params.pop("BACKEND"), params.pop("LOCATION", "")
         client = import_string(backend)(location, params).client
-        # Pools of our own: those of the cache may have connections already, which wait longer.
+        # Use separate pools: the cache's pools may already hold connections with longer timeouts.
         client.connection_factory._pools = {}
         made: Redis | RedisCluster = client.get_client(write=True)
         return made
 
-    # -- over the connections of sync code ---------------------------------------------------------
+    # -- connections of sync code ------------------------------------------------------------------
 
     def _exchange(
         self,
@@ -333,21 +340,23 @@ class RedisClients:
         limit: float | None,
         anew: bool,
     ) -> list[Any]:
-        """Send commands to one server at once, and return what it answers, errors among it."""
+        """Send commands to one server in one round trip. Return its replies, including errors."""
         pool = client.connection_pool
         if _is_instrumented(client):
-            self._release(pool, self._take(pool, anew))  # the next to be taken, and good
+            self._release(
+                pool, self._take(pool, anew)
+            )  # the client takes this one next, and it is alive
             return _exchange_through(client, commands)
         if anew:
             bounds = dict.fromkeys(("socket_timeout", "socket_connect_timeout"), limit)
             connection = pool.connection_class(**{**pool.connection_kwargs, **bounds})
             try:
-                return _talk(connection, commands, limit)
+                return _exchange_over(connection, commands, limit)
             finally:
                 connection.disconnect()
         connection = self._take(pool)
         try:
-            replies = _talk(connection, commands, limit)
+            replies = _exchange_over(connection, commands, limit)
             if any(map(_ends_connection, replies)) or not servers.has(client):
                 connection.disconnect()
             return replies
@@ -358,14 +367,14 @@ class RedisClients:
             self._release(pool, connection)
 
     def _release(self, pool: ConnectionPool, connection: Any) -> None:
-        self._resting[connection] = time.monotonic()
+        self._idle_since[connection] = time.monotonic()
         pool.release(connection)
 
     def _take(self, pool: ConnectionPool, anew: bool = False) -> Any:
-        """A connection of the pool; a new one if it rested for so long that it may be dead."""
+        """Take a connection from the pool. Reconnect it if it was idle for too long."""
         connection = pool.get_connection()
         try:
-            if anew or _rested(connection, self._resting) > self.idle:
+            if anew or _idle_seconds(connection, self._idle_since) > self.idle:
                 connection.disconnect()
                 connection.connect()
         except BaseException:
@@ -373,7 +382,7 @@ class RedisClients:
             raise
         return connection
 
-    # -- over those of an event loop ---------------------------------------------------------------
+    # -- connections of event loops ---------------------------------------------------------------
 
     async def a_exchange(
         self,
@@ -389,11 +398,11 @@ class RedisClients:
         async with asyncio.timeout(limit):
             connection = await loop.take(pool, anew)
             if _is_instrumented(twin):
-                self._resting[connection] = time.monotonic()
+                self._idle_since[connection] = time.monotonic()
                 await pool.release(connection)
                 return await _aexchange_through(twin, commands)
             try:
-                replies = await _atalk(connection, commands)
+                replies = await _aexchange_over(connection, commands)
                 if any(map(_ends_connection, replies)) or not servers.has(client):
                     await connection.disconnect(nowait=True)
                 return replies
@@ -401,16 +410,16 @@ class RedisClients:
                 await connection.disconnect(nowait=True)
                 raise
             finally:
-                self._resting[connection] = time.monotonic()
+                self._idle_since[connection] = time.monotonic()
                 await pool.release(connection)
 
-    # -- what can be seen before the first request -------------------------------------------------
+    # -- what `manage.py check` can see ------------------------------------------------------------
 
     def check(self) -> Iterator[CheckMessage]:
-        for fault, hint, identifier in self._faults():
+        for fault, hint, identifier in self._find_faults():
             yield checks.Error(fault, hint=hint, id=identifier)
             return
-        if "cluster" not in self._kind():  # whose client asks for the nodes when it is made
+        if "cluster" not in self._kind():  # making its client already asks for the nodes
             try:
                 self._servers()
             except ImproperlyConfigured as error:
@@ -453,20 +462,20 @@ class RedisClients:
                 )
 
     def _kind(self) -> str:
-        """What a failover would be of."""
+        """Name what can fail over; empty for a single server."""
         options = dict(self._settings.get("OPTIONS", {}))
-        with suppress(ImportError, ImproperlyConfigured):  # which making a client will say
+        with suppress(ImportError, ImproperlyConfigured):  # reported when the client is made
             if isinstance(get_connection_factory(options=options), ClusterConnectionFactory):
                 return "cluster"
         return "primary that Sentinels watch" if options.get("SENTINELS") else ""
 
-    def _faults(self) -> Iterator[tuple[str, str, str]]:
-        """Why sessions cannot be kept with this alias: a reason, a hint, the id of a check."""
+    def _find_faults(self) -> Iterator[tuple[str, str, str]]:
+        """Say why this alias cannot keep sessions: a reason, a hint, the id of a check."""
         where = f'CACHES["{self.alias}"]["OPTIONS"]'
         unfit = f"Sessions cannot be kept in the cache {self.alias!r} with"
         options = self._settings.get("OPTIONS", {})
         path = options.get("CLIENT_CLASS", "django_redis.client.DefaultClient")
-        fault = _why_not(path, DefaultClient)
+        fault = _find_class_fault(path, DefaultClient)
         if not fault and issubclass(import_string(path), ShardClient):
             fault = "spreads keys over servers that know nothing of each other"
         if fault:
@@ -477,14 +486,14 @@ class RedisClients:
             )
         for name in ("CONNECTION_POOL_KWARGS", "REDIS_CLIENT_KWARGS"):
             for option in options.get(name) or {}:
-                if option in _UNFIT:
+                if option in _UNFIT_OPTIONS:
                     yield (
-                        f"{unfit} {option!r} in {name}: {_UNFIT[option]}.",
+                        f"{unfit} {option!r} in {name}: {_UNFIT_OPTIONS[option]}.",
                         f'del {where}["{name}"]["{option}"]',
                         "strategy_sessions.E010",
                     )
         for name, base in _BASES.items():
-            if name in options and (fault := _why_not(options[name], base)):
+            if name in options and (fault := _find_class_fault(options[name], base)):
                 yield (
                     f"{unfit} the {name} {options[name]!r}: it {fault}.",
                     f'del {where}["{name}"]',
@@ -492,8 +501,8 @@ class RedisClients:
                 )
 
 
-def _why_not(path: str, base: type) -> str:
-    """What is wrong with a dotted path that should lead to such a class."""
+def _find_class_fault(path: str, base: type) -> str:
+    """Say what is wrong with a dotted path that should lead to a subclass of `base`."""
     try:
         found = import_string(path)
     except ImportError:
@@ -503,9 +512,9 @@ def _why_not(path: str, base: type) -> str:
     return f"is no subclass of {base.__module__}.{base.__qualname__}"
 
 
-_UNFIT = {
-    "cache": "loads would be answered out of the memory of one process",
-    "cache_config": "loads would be answered out of the memory of one process",
+_UNFIT_OPTIONS = {
+    "cache": "loads would be answered from the memory of one process",
+    "cache_config": "loads would be answered from the memory of one process",
     "redis_connect_func": "event loops could not call it",
     "single_connection_client": "threads would read each other's replies",
 }
@@ -513,29 +522,29 @@ _BASES: dict[str, type] = {"CONNECTION_POOL_CLASS": ConnectionPool, "REDIS_CLIEN
 
 
 class _Servers(ABC):
-    """Which server has a key: one; the one that Sentinels name; one of a cluster."""
+    """Knows which server has a key: the only one, the Sentinels' primary, or a cluster node."""
 
     def __init__(self, timeout: float) -> None:
         self.timeout = timeout
 
     @abstractmethod
     def find(self, key: Any, refreshed: bool = False) -> Client | None:
-        """Without asking anybody. ``None``: refresh first."""
+        """Return the client for a key, without network access. ``None``: refresh first."""
 
     @abstractmethod
     def has(self, client: Client) -> bool:
-        """Whether it is still a client of one of these servers."""
+        """Return whether this is still the client of one of these servers."""
 
     @abstractmethod
     def refresh(self) -> None:
-        """Ask where they are."""
+        """Ask where the servers are."""
 
     @abstractmethod
     def doubt(self, client: Client) -> None:
-        """Refresh before this client is used again: it failed."""
+        """Refresh before this client, which failed, is used again."""
 
     def redirect(self, error: AskError) -> Client | None:
-        """The server that another one names; ``None`` if it is not known yet."""
+        """Return the server that a redirection names; ``None`` if it is not known yet."""
         raise ImproperlyConfigured(
             "The Redis server is a node of a cluster. Tell django-redis in the cache's OPTIONS:\n"
             '"CONNECTION_FACTORY":'
@@ -543,11 +552,11 @@ class _Servers(ABC):
         ) from error
 
     def waits(self, replicas: int) -> list[Command]:
-        """What follows a write; the first is answered with the number of replicas that have it."""
+        """Return the commands that follow a write. The first returns how many replicas have it."""
         return [("WAIT", replicas, int(self.timeout * 800))]
 
     def is_safe(self, client: Client, answers: list[Any]) -> bool:
-        """Whether no server could be the primary that lacks the write, by the answers to these."""
+        """Return whether these answers rule out that a server without the write became primary."""
         return True
 
 
@@ -569,8 +578,8 @@ class _OneServer(_Servers):
         pass
 
 
-class _Asked(_Servers):
-    """Servers that others have to be asked for, which one thread does while others wait for it."""
+class _DiscoveredServers(_Servers):
+    """Servers whose addresses must be asked for. One thread asks while the others wait."""
 
     def __init__(self, timeout: float) -> None:
         super().__init__(timeout)
@@ -583,7 +592,7 @@ class _Asked(_Servers):
         if not self._lock.acquire(timeout=self.timeout):
             raise redis.TimeoutError("Nobody says where the servers are.")
         try:
-            if self._begun == begun:  # else somebody asked after this thread came
+            if self._begun == begun:  # otherwise another thread has just asked
                 self._begun += 1
                 self._failed = None
                 try:
@@ -599,11 +608,11 @@ class _Asked(_Servers):
     def _ask(self) -> None: ...
 
 
-class _Sentinels(_Asked):
-    """The primary, for as long as its Sentinels cannot have promoted another unless ordered to.
+class _Sentinels(_DiscoveredServers):
+    """The primary, used only while its Sentinels cannot have promoted another one by themselves.
 
-    They are asked again before that time is over, at least twice per `timeout`, and after any
-    failure. So a primary that was demoted, or cut off, is soon given up.
+    The Sentinels are asked again before that time is over, at least twice per `timeout`, and after
+    any failure. So a primary that was demoted or cut off is soon abandoned.
     """
 
     def __init__(self, client: Redis, timeout: float, replicas: int) -> None:
@@ -612,9 +621,9 @@ class _Sentinels(_Asked):
         options.pop("connection_pool")
         super().__init__(options.get("socket_timeout") or timeout)
         self._name, self._sentinels = pool.service_name, pool.sentinel_manager.sentinels
-        # Where nothing may be lost, a minority that was cut off cannot be believed.
+        # If nothing may be lost, do not trust a minority of Sentinels that may be cut off.
         self._enough = len(self._sentinels) // 2 + 1 if replicas else 1
-        options["connection_class"] = _by_name(_PLAIN, pool.connection_class)
+        options["connection_class"] = _find_counterpart(_DIRECT, pool.connection_class)
         options["max_connections"] = pool.max_connections
         self._class, self._options = type(client), options
         self._client: Client | None = None
@@ -622,10 +631,10 @@ class _Sentinels(_Asked):
         self._ends = 0.0
         self._doubted = True
         self._strict = replicas > 0
-        self._answered: dict[Redis, float] = {}  # when each did
-        self._muted: dict[Redis, float] = {}  # Sentinels that failed, and until when to spare them
-        self._replicas: set[Any] | None = None  # of this primary, when the Sentinels last agreed
-        self._seen: set[Any] | None = None  # since then
+        self._answered: dict[Redis, float] = {}  # when each last answered
+        self._muted: dict[Redis, float] = {}  # those that failed, and until when to skip them
+        self._replicas: set[Any] | None = None  # of this primary when the Sentinels last agreed
+        self._seen: set[Any] | None = None  # replicas seen since then
 
     def find(self, key: Any, refreshed: bool = False) -> Client | None:
         valid = refreshed or (time.monotonic() < self._ends and not self._doubted)
@@ -639,8 +648,8 @@ class _Sentinels(_Asked):
             self._doubted = True
 
     def waits(self, replicas: int) -> list[Command]:
-        # An ordered failover promotes one while this primary still serves. So all of them have to
-        # confirm, or the Sentinels are asked.
+        # A manual failover promotes a replica while this primary still serves. So either all
+        # replicas confirm, or we ask the Sentinels.
         every = ("WAIT", max(replicas, len(self._replicas or ())), _SOON)
         return [*super().waits(replicas), every, ("ROLE",)]
 
@@ -652,7 +661,7 @@ class _Sentinels(_Asked):
         if self._replicas is not None and self._replicas <= present and reached >= len(present):
             self._replicas |= present
             return True
-        self._seen = present  # to be expected of other threads only when the Sentinels agree
+        self._seen = present  # other threads rely on it only once the Sentinels agree
         return False
 
     def _ask(self) -> None:
@@ -662,7 +671,7 @@ class _Sentinels(_Asked):
         try:
             states = self._ask_sentinels(thorough)
             newest = max(states, key=lambda state: state["config-epoch"], default={})
-            agreeing = [state for state in states if _names(state, newest)]
+            agreeing = [state for state in states if _agrees_on(state, newest)]
             if len(agreeing) < self._enough or any(map(_is_changing, states)):
                 raise redis.ConnectionError("The Sentinels do not agree on a primary.")
         except BaseException:
@@ -672,12 +681,12 @@ class _Sentinels(_Asked):
             self._replicas = seen
         if (address := (newest["ip"], newest["port"])) != self._address:
             self._move(*address)
-        # They promote another when the primary did not answer them for so long.
+        # They promote a replica after the primary has not answered them for this long.
         patience = min(s["down-after-milliseconds"] - s["last-ok-ping-reply"] for s in states)
         self._ends = asked + min(self.timeout / 2, patience / 1000)
 
     def _ask_sentinels(self, thorough: bool) -> list[dict[str, Any]]:
-        """All of them: only one may know yet. But one that fails costs a time-out only seldom."""
+        """Ask all of them, since only one may know yet, but mostly skip those that failed."""
         states: list[Any] = []
         now = time.monotonic()
         for sentinel in sorted(self._sentinels, key=lambda each: self._muted.get(each, 0.0)):
@@ -690,7 +699,7 @@ class _Sentinels(_Asked):
                 self._answered[sentinel] = now
             except (RedisError, OSError):
                 self._muted[sentinel] = now + self.timeout
-                # It may be the one that promotes another primary just now.
+                # This one may be promoting another primary right now.
                 if thorough and self._strict and now < self._answered.get(sentinel, -inf) + 10:
                     raise
         return states
@@ -704,8 +713,8 @@ class _Sentinels(_Asked):
             former.connection_pool.disconnect(inuse_connections=False)
 
 
-def _names(state: dict[str, Any], primary: dict[str, Any]) -> bool:
-    """Whether a Sentinel knows this primary, and reaches it."""
+def _agrees_on(state: dict[str, Any], primary: dict[str, Any]) -> bool:
+    """Return whether a Sentinel names this primary and reaches it."""
     down = state["is_sdown"] or state["is_odown"] or not state["is_master"]
     return not down and all(state[name] == primary[name] for name in ("ip", "port"))
 
@@ -714,7 +723,7 @@ def _is_changing(state: dict[str, Any]) -> bool:
     return "failover_in_progress" in state["flags"]
 
 
-class _Cluster(_Asked):
+class _Cluster(_DiscoveredServers):
     def __init__(self, cluster: RedisCluster, timeout: float) -> None:
         super().__init__(cluster.get_connection_kwargs().get("socket_timeout") or timeout)
         self._cluster = cluster
@@ -742,11 +751,11 @@ class _Cluster(_Asked):
 
 
 class _Loop:
-    """What an event loop has of its own: a client for each of sync code's."""
+    """The clients of one event loop: an async twin for each sync client."""
 
     def __init__(self, timeout: float, idle: float, resting: WeakKeyDictionary[Any, float]) -> None:
         self.refreshing = asyncio.Lock()
-        self._timeout, self._idle, self._resting = timeout, idle, resting
+        self._timeout, self._idle, self._idle_since = timeout, idle, resting
         self._twins: dict[Client, AsyncRedis] = {}
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
@@ -757,12 +766,12 @@ class _Loop:
             self._timer = self._loop.call_later(self._idle, self._begin_to_shrink)
         if client not in self._twins:
             pool: Any = client.connection_pool
-            # Tasks wait for a connection: there may be more of them than any limit.
+            # Tasks wait for a connection, because there may be more tasks than any limit allows.
             twins: Any = AsyncConnectionPool(
                 max_connections=pool.max_connections,
                 timeout=self._timeout,
-                **{**_plain(pool.connection_kwargs), "protocol": 2},
-                connection_class=_by_name(_ASYNC, pool.connection_class),
+                **{**_shared_options(pool.connection_kwargs), "protocol": 2},
+                connection_class=_find_counterpart(_ASYNC, pool.connection_class),
             )
             self._twins[client] = AsyncRedis(connection_pool=twins)
         return self._twins[client]
@@ -770,7 +779,7 @@ class _Loop:
     async def take(self, pool: Any, anew: bool) -> Any:
         connection = await pool.get_connection()
         try:
-            if anew or _rested(connection, self._resting) > self._idle:
+            if anew or _idle_seconds(connection, self._idle_since) > self._idle:
                 await connection.disconnect(nowait=True)
                 await connection.connect()
         except BaseException:
@@ -784,7 +793,7 @@ class _Loop:
         self._shrinking = self._loop.create_task(self._shrink())
 
     async def _shrink(self) -> None:
-        """Close what a burst left behind."""
+        """Close connections that a burst of requests left idle."""
         left = False
         for twin in self._twins.values():
             pool: Any = twin.connection_pool
@@ -794,7 +803,7 @@ class _Loop:
                 if not free[-1].is_connected:
                     break
             for connection in reversed(free):
-                if _rested(connection, self._resting) > self._idle:
+                if _idle_seconds(connection, self._idle_since) > self._idle:
                     await connection.disconnect(nowait=True)
                 left = left or connection.is_connected
                 await pool.release(connection)
@@ -811,7 +820,7 @@ class _Loop:
 
 
 class ClusterConnectionFactory(_ConnectionFactory):
-    """django-redis' connection to a Redis Cluster: for ``CONNECTION_FACTORY`` in its ``OPTIONS``.
+    """Connects django-redis to a Redis Cluster: set it as ``CONNECTION_FACTORY`` in ``OPTIONS``.
 
     ``LOCATION`` is the URL of any node.
     """
@@ -820,7 +829,7 @@ class ClusterConnectionFactory(_ConnectionFactory):
 
     def connect(self, url: str) -> RedisCluster:
         if url not in self._pools:
-            # A write whose answer got lost is not sent again, as redis-py by itself would.
+            # Do not resend a write whose answer got lost. By default, redis-py would.
             options = {"retry": Retry(NoBackoff(), 0), **self.make_connection_params(url)}
             del options["parser_class"]
             options.update(self.pool_cls_kwargs, **self.redis_client_cls_kwargs)
@@ -828,20 +837,20 @@ class ClusterConnectionFactory(_ConnectionFactory):
         return self._pools[url]
 
     def disconnect(self, connection: RedisCluster) -> None:
-        connection.disconnect_connection_pools()  # where close() would be for good
+        connection.disconnect_connection_pools()  # close() would be permanent
 
 
 # -- an exchange over one connection ---------------------------------------------------------------
 
 
-def _talk(connection: Any, commands: list[Command], limit: float | None) -> list[Any]:
-    connection.send_packed_command(_packed(connection, commands))
+def _exchange_over(connection: Any, commands: list[Command], limit: float | None) -> list[Any]:
+    connection.send_packed_command(_pack(connection, commands))
     if limit is not None and not connection.can_read(limit):
         raise redis.TimeoutError("The server did not answer on this connection.")
-    return [_reply(connection) for _ in commands]
+    return [_read_reply(connection) for _ in commands]
 
 
-def _packed(connection: Any, commands: list[Command]) -> list[HiddenBytes]:
+def _pack(connection: Any, commands: list[Command]) -> list[HiddenBytes]:
     if len(commands) == 1:
         packed = connection.pack_command(*commands[0])
     else:
@@ -849,30 +858,30 @@ def _packed(connection: Any, commands: list[Command]) -> list[HiddenBytes]:
     return list(map(HiddenBytes, packed))
 
 
-def _reply(connection: Any) -> Any:
+def _read_reply(connection: Any) -> Any:
     try:
         return connection.read_response()
     except ResponseError as error:
         return error
 
 
-async def _atalk(connection: Any, commands: list[Command]) -> list[Any]:
-    await connection.send_packed_command(_packed(connection, commands))
-    return [await _areply(connection) for _ in commands]
+async def _aexchange_over(connection: Any, commands: list[Command]) -> list[Any]:
+    await connection.send_packed_command(_pack(connection, commands))
+    return [await _aread_reply(connection) for _ in commands]
 
 
-async def _areply(connection: Any) -> Any:
+async def _aread_reply(connection: Any) -> Any:
     try:
         return await connection.read_response()
     except ResponseError as error:
         return error
 
 
-# -- the same through redis-py's client, where somebody watches that -------------------------------
+# -- an exchange through redis-py's client, if a tracer wraps it -----------------------------------
 
 
 def _is_instrumented(client: Any) -> bool:
-    """Whether its `execute_command` is not redis-py's own: a tracer wraps it to see commands."""
+    """Return whether a tracer wraps this client's `execute_command` to see commands."""
     found = type(client).execute_command
     return type(found) is not FunctionType or not found.__code__.co_filename.startswith(_REDIS_PY)
 
@@ -903,25 +912,25 @@ async def _aexchange_through(client: Any, commands: list[Command]) -> list[Any]:
     return replies
 
 
-# -- small questions -------------------------------------------------------------------------------
+# -- helpers ---------------------------------------------------------------------------------------
 
 
-def _rested(connection: Any, since: WeakKeyDictionary[Any, float]) -> float:
+def _idle_seconds(connection: Any, since: WeakKeyDictionary[Any, float]) -> float:
     now = time.monotonic()
     return now - since.get(connection, now)
 
 
-def _key(command: Command) -> Any:
+def _find_key(command: Command) -> Any:
     return command[3] if command[0] in ("EVAL", "EVALSHA") else command[1]
 
 
-def _by_name(classes: dict[str, Any], wanted: type) -> Any:
-    """The counterpart of a class of connections, or of the nearest base that has one."""
+def _find_counterpart(classes: dict[str, Any], wanted: type) -> Any:
+    """Return the counterpart of a connection class, or of its nearest base that has one."""
     return next((classes[c.__name__] for c in wanted.__mro__ if c.__name__ in classes), wanted)
 
 
-def _plain(options: dict[str, Any]) -> dict[str, Any]:
-    """What sync and async clients have in common: not parsers, handlers and what the pool notes."""
+def _shared_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Keep the options that sync and async clients share, without parsers and handlers."""
     return {
         name: value
         for name, value in options.items()
@@ -934,29 +943,29 @@ def _plain(options: dict[str, Any]) -> dict[str, Any]:
 
 
 @cache
-def _sha(script: str) -> str:
-    return sha1(script.encode()).hexdigest()  # noqa: S324  (Redis' own name for a script)
+def _hash_script(script: str) -> str:
+    return sha1(script.encode()).hexdigest()  # noqa: S324  (what Redis names a script by)
 
 
-def _text(reply: Any) -> Any:
+def _decode_reply(reply: Any) -> Any:
     if isinstance(reply, bytes):
-        return Hidden(reply.decode(errors="replace"))  # what was forged does not unseal
-    return [_text(each) for each in reply] if isinstance(reply, list) else reply
+        return Hidden(reply.decode(errors="replace"))  # a forged record does not unseal anyway
+    return [_decode_reply(each) for each in reply] if isinstance(reply, list) else reply
 
 
 def _ends_connection(reply: Any) -> bool:
-    """Whether the server behind it is no primary any more."""
+    """Return whether the server of this connection is no longer a primary."""
     return isinstance(reply, ResponseError) and (
         isinstance(reply, ReadOnlyError) or "READONLY" in str(reply)
     )
 
 
 def _is_outage(error: BaseException) -> bool:
-    """A server that cannot answer, and not a mistake in how it is used."""
+    """Return whether the server cannot answer, as opposed to being used wrongly."""
     if not isinstance(error, (RedisError, RedisClusterException, OSError)):
         return False
     mistake = isinstance(error, (ResponseError, DataError)) and not isinstance(error, _REFUSALS)
-    return not mistake or any(word in str(error) for word in _WORDS)
+    return not mistake or any(word in str(error) for word in _REFUSAL_CODES)
 
 
 _answers = Answers(_is_outage, "Redis could not answer.")
