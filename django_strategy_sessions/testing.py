@@ -1,8 +1,8 @@
-"""The tests of the contract, for any strategy: yours too.
+"""Tests of the strategy contract. Run them on your own strategy.
 
 With pytest::
 
-    @pytest.mark.django_db(transaction=True)  # only if it keeps sessions in a database of Django's
+    @pytest.mark.django_db(transaction=True)  # only if it stores sessions in Django's database
     class TestMyStrategy(StrategyContract):
         def make_strategy(self):
             return MyStrategy()
@@ -10,7 +10,7 @@ With pytest::
 With unittest, inherit from ``StrategyContract`` and from one of Django's test cases. A strategy
 that sets ``atomic = True`` is held to ``AtomicStrategyContract``, which adds the races.
 
-Each test runs twice, over the sync verbs and, as ``..._async``, over their `a` twins.
+Each test runs twice: with the sync verbs and, as ``..._async``, with their `a` twins.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def later(seconds: float = 3600) -> datetime:
 
 
 class _Callers:
-    """What the steps of a test are carried out on: a strategy, and races between its verbs."""
+    """Runs the steps of a test: calls a strategy's verbs, and races them."""
 
     def __init__(self, strategy: SessionStrategy, run_async: RunAsync) -> None:
         self.strategy, self.run_async = strategy, run_async
@@ -78,12 +78,12 @@ class _Callers:
         return getattr(self.strategy, verb)
 
     def race(self, *calls: Call) -> list[Any]:
-        """Carry out all calls at one time, each in a thread of its own; return their answers."""
+        """Make all calls at once, each in its own thread. Return their results."""
         return self._race(lambda verb, *given: getattr(self, verb)(*given), calls)
 
     async def arace(self, *calls: Call) -> list[Any]:
         def call(verb: str, *given: Any) -> Any:
-            return self.run_async(getattr(self, f"a{verb}")(*given))  # in a loop of its own
+            return self.run_async(getattr(self, f"a{verb}")(*given))  # in its own event loop
 
         return self._race(call, calls)
 
@@ -108,7 +108,7 @@ class _Callers:
 
 
 class both_ways:  # noqa: N801  (a decorator)
-    """Make two tests of one that is written as steps, on what the method `maker` returns."""
+    """Turn steps into a sync and an async test of the strategy that method `maker` returns."""
 
     def __init__(self, steps: Callable[[Any], Steps[None]], maker: str = "make_strategy") -> None:
         self.steps: Callable[[Any], Steps[None]] = steps
@@ -129,21 +129,21 @@ class both_ways:  # noqa: N801  (a decorator)
 
 
 class StrategyContract:
-    """What every strategy promises, for one writer at a time."""
+    """What every strategy promises when only one writer is active."""
 
     def make_strategy(self) -> SessionStrategy:
-        """The strategy under test, connected to a real store."""
+        """Return the strategy under test, connected to a real store."""
         raise NotImplementedError("Define make_strategy() in your test class.")
 
     def make_unavailable_strategy(self) -> SessionStrategy | None:
-        """The strategy, connected to a store that cannot answer; ``None`` if yours always can."""
+        """Return the strategy with a store that cannot answer; ``None`` if yours always can."""
         raise SkipTest("Define make_unavailable_strategy() to prove what an outage does.")
 
     def run_async(self, test: Coroutine[Any, Any, T]) -> T:
-        """Run an async test; by default as Django's test cases do, by `async_to_sync`.
+        """Run an async test; by default with `async_to_sync`, as Django's test cases do.
 
-        For a strategy that treats event loops as the servers have them in a way of its own, let a
-        second class return ``asyncio.run(test)``.
+        If your strategy behaves differently in a server's own event loop, add a second test class
+        that returns ``asyncio.run(test)``.
         """
 
         async def main() -> T:
@@ -216,7 +216,7 @@ class StrategyContract:
         assert (yield "rotate", stored, {"a": 2}, later()) is None
         assert (yield "read_data", session_id) is None
         assert (yield "load", session_id) is None
-        assert (yield "delete_data", session_id) is None  # again: fine
+        assert (yield "delete_data", session_id) is None  # deleting it again is fine
 
     @both_ways
     def test_expired_is_the_same_as_missing(self) -> Steps[None]:
@@ -416,7 +416,7 @@ class StrategyContract:
         try:
             counts = yield "clear", 3
         except NotImplementedError:
-            return  # as contrib.sessions does for stores that cannot
+            return  # as in contrib.sessions, for stores that cannot clear
         assert sum(counts) == 7
         assert max(counts) <= 3
         assert (yield ("count_expired",)) == 0
@@ -446,7 +446,7 @@ class StrategyContract:
                 raise AssertionError(f"{call[0]} answered {answer!r}")
 
     def _check_times(self, stored: Stored, expires: datetime) -> None:
-        """A strategy need not tell times; those it tells are right, to the millisecond."""
+        """Check the times. A strategy may leave them out, but must not report wrong ones."""
         if stored.expires is not None:
             assert math.isclose(stored.expires.timestamp(), expires.timestamp(), abs_tol=0.002)
             assert stored.expires.utcoffset() == timedelta(0)
@@ -456,7 +456,7 @@ class StrategyContract:
 
 
 class AtomicStrategyContract(StrategyContract):
-    """What a strategy promises besides that says ``atomic = True``: races lose nothing."""
+    """What a strategy with ``atomic = True`` promises as well: races lose nothing."""
 
     rounds = 10  # of each race
 
