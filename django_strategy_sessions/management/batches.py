@@ -1,4 +1,4 @@
-"""What commands that work in batches share: their options, their progress, and how they stop."""
+"""Shared by commands that work in batches: options, progress, and how they stop."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Terminated(KeyboardInterrupt):
 
 @contextmanager
 def sigterm_interrupts() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():  # where Python handles signals
+    if threading.current_thread() is not threading.main_thread():  # only it handles signals
         yield
         return
 
@@ -53,7 +53,7 @@ class Progress(Protocol):
 
 
 class _Line:
-    """Progress without tqdm: one line on stderr that is written again and again."""
+    """Progress without tqdm: one line on stderr that is rewritten."""
 
     def __init__(self, total: int) -> None:
         self.total, self.count = total, 0
@@ -78,7 +78,7 @@ class _Line:
 
 
 class _Nothing:
-    """Progress that nobody watches."""
+    """Progress that is not shown."""
 
     def update(self, count: int) -> None:
         pass
@@ -90,7 +90,7 @@ class _Nothing:
 
 
 def make_progress(watched: bool, count: Callable[[], int]) -> Progress:
-    """On a terminal: a bar of tqdm, if it is installed, or a line."""
+    """Show progress on a terminal: a tqdm bar if tqdm is installed, otherwise a line."""
     if not watched or not sys.stderr.isatty():
         return _Nothing()
     total = count()

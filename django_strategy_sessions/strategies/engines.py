@@ -1,7 +1,7 @@
 """The sessions of another engine, such as Django's own, under that engine's keys.
 
-For `moving.MovingStrategy`. The engine itself does the work, so its subclasses keep what they add.
-Concurrent writes lose as many changes as they do there.
+For `moving.MovingStrategy`. The engine itself does the work, so subclasses of it keep their own
+behaviour. Concurrent writes lose changes, as they do in that engine.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _logger = logging.getLogger("django.security.SuspiciousSession")
 
 _SHAPE = re.compile(r"[0-9a-z]{32}", re.ASCII)
 _SALT = "django.contrib.sessions.backends.signed_cookies"
-# Of clients of caches; no driver is imported here.
+# Errors of cache clients, by name because no driver is imported here.
 _OUTAGES = {"ConnectionInterrupted", "ConnectionError", "TimeoutError", "MemcacheError"}
 
 
 def make_engine_strategy(path: str) -> EngineStrategy | None:
-    """A strategy over the engine of a dotted path; ``None`` if that is no engine."""
+    """Make a strategy for the engine at a dotted path; ``None`` if that is no engine."""
     try:
         store = getattr(import_module(path), "SessionStore", None)
     except ImportError:
@@ -48,7 +48,7 @@ def make_engine_strategy(path: str) -> EngineStrategy | None:
 
 
 class Found(Enum):
-    """What there is of an old session."""
+    """What became of an old session."""
 
     MOVED = "moved"
     EXPIRED = "expired"
@@ -63,7 +63,7 @@ class EngineStrategy(SessionStrategy):
 
     def __init__(self, store: type[SessionBase]) -> None:
         self.store = store
-        # That of Django's "db" and "cached_db", and of what is built on them.
+        # Django's "db" and "cached_db" engines have a model, and so do their subclasses.
         find_model = getattr(store, "get_model_class", None)
         self.model: Any = find_model() if find_model else None
 
@@ -80,7 +80,7 @@ class EngineStrategy(SessionStrategy):
     def insert(self, data: Data | Texts, expires: datetime) -> Stored:
         texts = as_texts(data)
         session = self._session(None, texts)
-        del session.create  # the instance's
+        del session.create  # the override that _session() set
         with _answers:
             session.create()
         return Stored(OldKey(session.session_key), texts)
@@ -124,7 +124,7 @@ class EngineStrategy(SessionStrategy):
     # -- for moving many of them -------------------------------------------------------------------
 
     def batches(self, size: int) -> Iterator[dict[str, Stored | Found]]:
-        """All sessions, `size` at a time."""
+        """Yield all sessions, `size` at a time."""
         last = ""
         while True:
             with _answers:
@@ -150,11 +150,11 @@ class EngineStrategy(SessionStrategy):
                 prefix = self.store.cache_key_prefix  # type: ignore[attr-defined]
                 cache.delete_many([prefix + key for key in session_ids])
 
-    # -- how ---------------------------------------------------------------------------------------
+    # -- helpers -----------------------------------------------------------------------------------
 
     def _session(self, key: str | None, texts: Texts | None = None) -> Any:
         session: Any = self.store(None if key is None else str(key))
-        # Some engines create a session where they find none, or one that has expired.
+        # Some engines create a session when they find none, or an expired one.
         session.create = lambda: None
         if texts is not None:
             data = decode_all(texts)
@@ -170,7 +170,7 @@ class EngineStrategy(SessionStrategy):
         return self.model._default_manager.using(router.db_for_write(self.model))
 
     def _row(self, key: str) -> Stored | Found | None:
-        # Also where there is a cache before it, because that may lag behind.
+        # Bypass any cache in front of the table, because it may lag behind.
         row = self._rows().filter(pk=key).first()
         return None if row is None else self._read_row(row)
 
@@ -180,7 +180,7 @@ class EngineStrategy(SessionStrategy):
         session = self._session(None)
         try:
             data = session.decode(row.session_data)
-            if not data:  # what Django's decode() also makes of text that it cannot read
+            if not data:  # Django's decode() also returns {} for text that it cannot read
                 signing.loads(
                     row.session_data, salt=session.key_salt, serializer=session.serializer
                 )
@@ -191,7 +191,7 @@ class EngineStrategy(SessionStrategy):
     def _loaded(self, key: str) -> Stored | Found | None:
         session = self._session(key)
         if (cache := getattr(session, "_cache", None)) is not None:
-            # Not the engine's load(), which takes a cache that does not answer for an empty one.
+            # Not the engine's load(), which treats an outage of the cache as a missing session.
             name = session.cache_key
             data = cache.get(name)
             if data is None:
@@ -234,7 +234,7 @@ class EngineStrategy(SessionStrategy):
 
 
 class SignedCookiesStrategy(EngineStrategy):
-    """The key is the session: each write makes another key, and none can be taken back."""
+    """The key is the session: each write makes a new key, and no key can be revoked."""
 
     def adopt(self, key: str) -> OldKey | None:
         return OldKey(key) if key.count(":") >= 2 and self.load(key) else None
@@ -274,7 +274,7 @@ def _end_of(session: Any, data: Any, modified: datetime) -> datetime:
 
 
 def _utc(moment: datetime) -> datetime:
-    return moment.astimezone(UTC)  # takes a naive one for local time, and Django sets TZ to that
+    return moment.astimezone(UTC)  # treats naive datetimes as local time; Django sets TZ
 
 
 def _is_outage(error: BaseException) -> bool:

@@ -1,4 +1,4 @@
-"""Sessions on their way from one store to another, beside live traffic.
+"""Moves sessions from one store to another during live traffic.
 
 `source` is another session engine (see `engines`) or one of our strategies. In step "accept" it
 keeps the sessions. In step "move" each goes to `target` at the first request that looks at it.
@@ -49,21 +49,21 @@ from .sealed import FOLLOWED_FOR, Row, SealedStrategy
 
 ACCEPT, MOVE = "accept", "move"
 
-# In the place of records. Neither unseals, and each is swapped only on purpose.
+# Stored in place of a record. Neither unseals, and only this module swaps them.
 _CLAIM = "moving".ljust(records.MAC_LENGTH, "-")
 _ENDED = records.MOVED
 _ATTEMPTS = 100  # to end a session that others keep changing
-_CLAIMED_FOR = timedelta(days=365)  # a crash may be all that a session saw of its move
+_CLAIMED_FOR = timedelta(days=365)  # a crash may interrupt a move for a long time
 
 
 class _Old(NamedTuple):
-    """The token of a session that the source keeps."""
+    """The token of a session that is still in the source."""
 
     stored: Stored
 
 
 class _Place(NamedTuple):
-    """Where the target has a session."""
+    """Where the target stores a session."""
 
     session_id: str
     key: str
@@ -109,7 +109,7 @@ class MovingStrategy(SessionStrategy):
                 if self.step == ACCEPT:
                     return replace(old, token=_Old(old))
                 self.target.add(place.key, _mark(_CLAIM, _CLAIMED_FOR))
-            # Or it has moved between the two looks.
+            # Look again: the session may have moved meanwhile.
             row = self.target.get(place.key)
         return None if row is None else self._finish(session_id, place, row)
 
@@ -151,7 +151,7 @@ class MovingStrategy(SessionStrategy):
 
     def delete_data(self, session_id: str) -> None:
         place = _place(session_id)
-        # Keys that anybody may send leave no mark.
+        # A key that a client made up must leave no mark.
         if self.target.get(place.key) is not None:
             self._end(session_id, place)
         elif not self._was_always_ours(session_id) and self.source.load(session_id) is not None:
@@ -199,11 +199,11 @@ class MovingStrategy(SessionStrategy):
     # -- moving the rest ---------------------------------------------------------------------------
 
     def count(self) -> int:
-        """How many sessions the source lists."""
+        """Return how many sessions the source lists."""
         return self._listing().count()
 
     def move_all(self, batch_size: int, dry_run: bool = False) -> Iterator[Counts]:
-        """Move all that the source lists, and yield what became of each batch."""
+        """Move every session that the source lists. Yield the counts of each batch."""
         engine = self._listing()
         for batch in engine.batches(batch_size):
             counts = Counts(found for found in batch.values() if isinstance(found, Found))
@@ -218,7 +218,7 @@ class MovingStrategy(SessionStrategy):
         return self.engine
 
     def _move(self, engine: EngineStrategy, keys: Sequence[OldKey]) -> int:
-        """As one session moves, but all claims, then one look at all old records, and so on."""
+        """Move a batch as `_finish` moves one session, but read and delete old records in bulk."""
         places = {key: _place(key) for key in keys}
         claim = _mark(_CLAIM, _CLAIMED_FOR)
         claimed = {key for key in keys if self.target.add(places[key].key, claim)}
@@ -228,7 +228,7 @@ class MovingStrategy(SessionStrategy):
             old = olds.get(key)
             if old is not None and self.target.swap(place.key, claim, self._row(place, old)):
                 moved.append(key)
-            else:  # another process was faster, or has ended it
+            else:  # another process moved or ended it first
                 row = self.target.get(place.key)
                 count += row is not None and self._finish(key, place, row) is not None
         engine.delete_all(moved)
@@ -237,7 +237,7 @@ class MovingStrategy(SessionStrategy):
     # -- the move of one ---------------------------------------------------------------------------
 
     def _finish(self, session_id: str, place: _Place, row: Row | None) -> Stored | None:
-        """What the target has, for which a claim has to become a session first."""
+        """Return what the target has, after turning a claim into a session."""
         moves = False
         while row is not None and row.record == _CLAIM:
             moves = True
@@ -256,7 +256,7 @@ class MovingStrategy(SessionStrategy):
         )
 
     def _drop_old(self, session_id: str) -> None:
-        """Delete what has moved: not before a transaction that may take the move back is over."""
+        """Delete the old record once no transaction can undo the move any more."""
         drop = partial(self.source.delete_data, session_id)
         alias = getattr(self.target, "alias", None)
         if alias is None:
@@ -305,11 +305,11 @@ class MovingStrategy(SessionStrategy):
     def _end(self, session_id: str, place: _Place) -> None:
         is_old = not self._was_always_ours(session_id)
         if is_old:
-            self.source.delete_data(session_id)  # first, so that nobody moves it any more
+            self.source.delete_data(session_id)  # first, so that no other request moves it
         if not any(self._leave_mark(place) for _ in range(_ATTEMPTS)):
             self.target.delete_data(place.session_id)
         if is_old:
-            self.source.delete_data(session_id)  # what a late save has brought back
+            self.source.delete_data(session_id)  # a late save may have brought it back
 
     def _leave_mark(self, place: _Place) -> bool:
         row = self.target.get(place.key)
@@ -320,7 +320,7 @@ class MovingStrategy(SessionStrategy):
         return self.target.swap(place.key, row, _ended())
 
     def _was_always_ours(self, session_id: str) -> bool:
-        """Whether only the target can know this id."""
+        """Return whether only the target can know this id."""
         return self.engine is not None and not isinstance(session_id, OldKey)
 
 
@@ -334,7 +334,7 @@ def _make_sealed(where: str, setting: Any) -> SealedStrategy:
 
 
 def _store(strategy: SessionStrategy) -> object:
-    """What tells one store from another."""
+    """Return what identifies a store."""
     if isinstance(strategy, SealedStrategy):
         if (alias := getattr(strategy, "alias", None)) is not None:
             return settings.DATABASES[alias].get("HOST"), settings.DATABASES[alias].get("NAME")

@@ -22,7 +22,7 @@ class Command(BaseCommand):
         " live traffic. Safe to interrupt, to start again, and to run in several places at once."
     )
 
-    requires_system_checks: Any = ()  # one of them says to run this
+    requires_system_checks: Any = ()  # one of the checks says to run this command
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument(
@@ -34,7 +34,7 @@ class Command(BaseCommand):
         parser.add_argument(
             "--max-seconds",
             type=seconds,
-            help="Stop after the batch in which so many seconds have passed.",
+            help="Stop after the first batch that ends after this many seconds.",
         )
         parser.add_argument(
             "--dry-run", action="store_true", help="Only tell how many sessions would move."
@@ -86,7 +86,7 @@ class Command(BaseCommand):
         max_seconds: float | None,
         **options: Any,
     ) -> bool:
-        """Whether that was all."""
+        """Move batch by batch. Return whether all of them were moved."""
         started = time.monotonic()
         with closing(make_progress(self.verbosity > 0, strategy.count)) as progress:
             for counts in strategy.move_all(batch_size, dry_run):
