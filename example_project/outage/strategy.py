@@ -9,7 +9,7 @@ VERBS = {"load", "insert", "merge", "rotate", "delete_data"}  # those that the e
 
 
 class SwitchedStrategy(import_string(settings.STRATEGY)):
-    off = False  # in this process; the store itself goes on
+    off = False  # only in this process; the store itself keeps running
 
     def __getattribute__(self, name):
         if SwitchedStrategy.off and name.removeprefix("a") in VERBS:

@@ -1,4 +1,4 @@
-"""A switch that takes the sessions' store away, and what visitors notice of it.
+"""A switch that takes the session store offline, and what visitors notice.
 
 What must work while the store is down does not need ``request.session``: the page, its switch
 (Django's CSRF token is in a cookie of its own) and the fingerprint of the cookie.
@@ -38,11 +38,11 @@ def cookie(request):
 
 @never_cache
 def visitor(request):
-    """Who the session says this is."""
+    """Return the user that the session names."""
     return JsonResponse({"name": request.user.get_username()})
 
 
 def _fingerprint(request):
-    """Tells cookies apart, and nothing more: the page may be photographed."""
+    """Tell cookies apart without revealing them: the page may be photographed."""
     key = request.COOKIES.get(settings.SESSION_COOKIE_NAME)
     return hashlib.sha256(key.encode()).hexdigest()[:6] if key else None

@@ -36,7 +36,7 @@ def start(request):
 
 @require_POST
 def write(request, number):
-    """A view as there are many: it reads the session, asks another service, keeps the answer."""
+    """Do what many views do: read the session, call a slow service, save its answer."""
     race = request.session.get("race")
     time.sleep(SERVICE_TAKES)
     request.session[f"race_{number:02}"] = race
@@ -44,7 +44,7 @@ def write(request, number):
 
 
 def kept(request):
-    """What is in the store of all that this race has written."""
+    """Return which writes of this race are in the store."""
     race = request.session.get("race")
     numbers = range(1, REQUESTS + 1)
     return JsonResponse(

@@ -17,7 +17,7 @@ UNWATCHED = ("/session/", "/static/", "/admin/", "/docs/", "/race/", "/outage/")
 
 
 class LastRequestMiddleware:
-    """Stands outside the SessionMiddleware, so that it sees what that saves."""
+    """Stands outside the SessionMiddleware, so that it sees what the session saves."""
 
     def __init__(self, get_response):
         self.get_response = get_response

@@ -33,7 +33,7 @@ class Command(BaseCommand):
 
 
 def free_port(first):
-    """The first port from `first` on that nobody listens at."""
+    """Return the first free port, starting at `first`."""
     for port in range(first, first + 100):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) != 0:
