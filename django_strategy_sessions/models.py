@@ -57,6 +57,10 @@ class StoredSession(models.Model):
     owner: models.CharField[str | None, str | None] = models.CharField(  # noqa: DJ001
         _("owner"), max_length=255, null=True
     )
+    # The same, of the user who impersonates the owner
+    impersonator: models.CharField[str | None, str | None] = models.CharField(  # noqa: DJ001
+        _("impersonator"), max_length=255, null=True
+    )
     created: UTCDateTimeField = UTCDateTimeField(_("created"))
 
     class Meta:
@@ -66,6 +70,7 @@ class StoredSession(models.Model):
         indexes: ClassVar[list[models.Index]] = [
             models.Index(fields=["expires"], name="strategy_sessions_expires"),
             models.Index(fields=["owner"], name="strategy_sessions_owner"),
+            models.Index(fields=["impersonator"], name="strategy_sessions_impersonator"),
         ]
 
     def __str__(self) -> str:

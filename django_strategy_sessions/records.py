@@ -12,6 +12,7 @@ from __future__ import annotations
 import hmac
 import json
 import logging
+import re
 import secrets
 from functools import lru_cache
 from hashlib import sha256
@@ -28,6 +29,7 @@ __all__ = [
     "follow",
     "hashed",
     "is_current",
+    "is_key",
     "is_moved",
     "moved",
     "new_id",
@@ -42,6 +44,7 @@ MOVED = "-" * MAC_LENGTH
 
 _JSON, _OTHER = "j", "s"  # the serializer: json, or another
 _VARIANT = {digit: "89ab"[int(digit, 16) % 4] for digit in "0123456789abcdef"}
+_KEY = re.compile("[0-9a-f]{32}")
 _logger = logging.getLogger("django.security.SuspiciousSession")
 
 
@@ -63,6 +66,11 @@ def hashed(session_id: str) -> str:
     """
     cut = sha256(session_id.encode("utf-8", "surrogatepass")).hexdigest()[:32]
     return f"{cut[:12]}4{cut[13:16]}{_VARIANT[cut[16]]}{cut[17:]}"
+
+
+def is_key(text: str) -> bool:
+    """Whether the text has the form of a key."""
+    return _KEY.fullmatch(text) is not None
 
 
 def seal(key: str, texts: Texts, header: str = "") -> str:

@@ -16,6 +16,7 @@ Each test runs twice: with the sync verbs and, as ``..._async``, with their `a` 
 from __future__ import annotations
 
 import math
+import uuid
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -38,6 +39,7 @@ T = TypeVar("T")
 Call = tuple[Any, ...]  # (verb, *arguments)
 RunAsync = Callable[[Coroutine[Any, Any, Any]], Any]
 
+_USERS = uuid.uuid4()
 UNKNOWN_ID = "AAAAAAAAAAAAAAAAAAAAAA"
 EVERYTHING: Data = {
     "text": "plain",
@@ -62,6 +64,11 @@ EVERYTHING: Data = {
     "__proto__": "names of methods are names like others",
     "ключ": "unicode name",
 }
+
+
+def _owner(number: int) -> str:
+    """Return the primary key of a user whom no other test has."""
+    return f"{_USERS}-{number}"
 
 
 def later(seconds: float = 3600) -> datetime:
@@ -402,6 +409,79 @@ class StrategyContract:
         rotated = yield "rotate", ours, {"a": 1, "b": 3}, later()
         assert (yield "read_data", rotated.session_id) == rotated.data == {"a": 2, "b": 3}
 
+    # -- the sessions of an owner -----------------------------------------------------------------
+
+    @both_ways
+    def test_the_sessions_of_an_owner_are_found(self) -> Steps[None]:
+        if not self.make_strategy().finds_owners:
+            return
+        yield "insert", {"_auth_user_id": _owner(2)}, later()
+        yield "insert", {"a": 1}, later()
+        yield "insert", {"_auth_user_id": _owner(1)}, later(-1)
+        expires = later()
+        phone = yield "insert", {"_auth_user_id": _owner(1), "on": "phone"}, expires
+        yield "insert", {"_auth_user_id": _owner(1), "on": "desktop"}, later(7200)
+        owned = {one.texts["on"]: one for one in (yield "find_owned", _owner(1))}
+        assert sorted(owned) == ['"desktop"', '"phone"']
+        assert abs(owned['"phone"'].expires - expires) < timedelta(milliseconds=2)
+        assert phone.session_id not in repr(owned), "an entry tells the id"
+        assert [owned['"phone"'].reference] == list((yield "references", phone))
+        assert (yield "find_owned", _owner(3)) == []
+
+    @both_ways
+    def test_only_the_sessions_of_that_owner_end(self) -> Steps[None]:
+        if not self.make_strategy().finds_owners:
+            return
+        mine = yield "insert", {"_auth_user_id": _owner(4), "n": 1}, later()
+        kept = yield "insert", {"_auth_user_id": _owner(4), "n": 2}, later()
+        others = yield "insert", {"_auth_user_id": _owner(5)}, later()
+        references = [
+            *(yield "references", mine),
+            *(yield "references", others),
+            "no reference of anything",
+        ]
+        assert (yield "end_owned", _owner(4), references) == 1
+        assert (yield "read_data", mine.session_id) is None
+        assert (yield "merge", mine, {**mine.data, "late": 1}, later()) is None
+        assert (yield "read_data", kept.session_id) == kept.data
+        assert (yield "read_data", others.session_id) == others.data
+        assert (yield "end_owned", _owner(4), references) == 0
+
+    @both_ways
+    def test_a_rotation_leaves_one_session_of_the_owner(self) -> Steps[None]:
+        if not self.make_strategy().finds_owners:
+            return
+        stored = yield "insert", {"_auth_user_id": _owner(6)}, later()
+        (before,) = yield "find_owned", _owner(6)
+        rotated = yield "rotate", stored, stored.data, later()
+        (after,) = yield "find_owned", _owner(6)
+        assert after.reference in (yield "references", stored)
+        assert after.reference in (yield "references", rotated)
+        assert (yield "end_owned", _owner(6), [before.reference]) == 1
+        assert (yield "read_data", rotated.session_id) is None
+
+    @both_ways
+    def test_signing_in_makes_an_owner_and_signing_out_unmakes_one(self) -> Steps[None]:
+        if not self.make_strategy().finds_owners:
+            return
+        stored = yield "insert", {"a": 1}, later()
+        rotated = yield "rotate", stored, stored.data, later()
+        merged = yield "merge", rotated, {"_auth_user_id": _owner(7)}, later()
+        assert len((yield "find_owned", _owner(7))) == 1
+        yield "merge", merged, {"a": 2}, later()
+        assert (yield "find_owned", _owner(7)) == []
+
+    @both_ways
+    def test_a_session_is_found_under_the_user_who_impersonates_as_well(self) -> Steps[None]:
+        if not self.make_strategy().finds_owners:
+            return
+        data = {"_auth_user_id": _owner(8), "hijack_history": [_owner(9)]}
+        stored = yield "insert", data, later()
+        for owner in (_owner(8), _owner(9)):
+            assert len((yield "find_owned", owner)) == 1
+        assert (yield "end_owned", _owner(9), (yield "references", stored)) == 1
+        assert (yield "find_owned", _owner(8)) == []
+
     # -- cleaning up, outages ---------------------------------------------------------------------
 
     @both_ways
@@ -590,6 +670,25 @@ class AtomicStrategyContract(StrategyContract):
             assert (yield "read_data", stored.session_id) is None
             if rotated is not None:
                 assert (yield "read_data", rotated.session_id) == {"a": 2}
+
+    @both_ways
+    def test_a_session_that_ends_while_it_rotates_or_is_saved_has_ended(self) -> Steps[None]:
+        if not self.make_strategy().finds_owners:
+            return
+        for number in range(self.rounds * 2):
+            owner = _owner(100 + number)
+            stored = yield "insert", {"_auth_user_id": owner}, later()
+            references = yield "references", stored
+            written = yield (
+                "race",
+                ("rotate", stored, stored.data, later()),
+                ("end_owned", owner, references),
+                ("merge", stored, {**stored.data, "late": 1}, later()),
+            )
+            assert (yield "find_owned", owner) == []
+            for one in written[::2]:
+                if one is not None:
+                    assert (yield "read_data", one.session_id) is None
 
     @both_ways
     def test_two_cleanups_at_once_add_up(self) -> Steps[None]:

@@ -46,7 +46,7 @@ What every strategy promises:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, ClassVar, NamedTuple
@@ -63,6 +63,7 @@ __all__ = [
     "Apply",
     "Data",
     "OldKey",
+    "Owned",
     "SessionStrategy",
     "Stored",
     "StrategyUnavailable",
@@ -70,12 +71,15 @@ __all__ = [
     "applied",
     "as_texts",
     "brings_user",
+    "owners_of",
     "reconcile",
 ]
 
 USER_PREFIX = "_auth_user_"  # of django.contrib.auth's names
 USER = f"{USER_PREFIX}id"
 EXPIRY = "_session_expiry"  # the name that set_expiry() sets
+# django-hijack's list of the users who impersonate this one, the person at the keyboard first.
+IMPERSONATORS = "hijack_history"
 
 
 class StrategyUnavailable(Exception):
@@ -134,6 +138,16 @@ class Stored:
         return decode_all(self.texts)
 
 
+class Owned(NamedTuple):
+    """A live session of an owner, found without its id."""
+
+    # Names the session to `end_owned`. It is no key: nobody can use the session with it.
+    reference: str
+    texts: Texts
+    expires: datetime
+    created: datetime
+
+
 class Apply(NamedTuple):
     """A function that stands for a text. `merge` and `rotate` compute the value as they write.
 
@@ -161,6 +175,8 @@ class SessionStrategy:
     is_shared: ClassVar[bool] = True
     # True if the store removes expired sessions itself, so clearexpiredsessions does nothing.
     expires_by_itself: ClassVar[bool] = False
+    # True if `find_owned`, `end_owned` and `references` work: "sign out everywhere" needs them.
+    finds_owners: ClassVar[bool] = False
 
     # -- what an author writes --------------------------------------------------------------------
 
@@ -220,6 +236,22 @@ class SessionStrategy:
         write back, or ``None`` if that cannot happen."""
         return None
 
+    # An owner is the text of a user's primary key: the session's `_auth_user_id`, and the users who
+    # impersonate that one.
+
+    def find_owned(self, owner: str) -> list[Owned]:
+        """Return the owner's live sessions. One that was written before the call is among them."""
+        raise NotImplementedError(f"{type(self).__name__} does not define find_owned()")
+
+    def end_owned(self, owner: str, references: Collection[str]) -> int:
+        """Delete these sessions for good, also if another request rotates one at the same moment.
+        Ignore references that are not the owner's. Return how many sessions ended."""
+        raise NotImplementedError(f"{type(self).__name__} does not define end_owned()")
+
+    def references(self, stored: Stored) -> Collection[str]:
+        """Return the references that this session has had since it was loaded."""
+        raise NotImplementedError(f"{type(self).__name__} does not define references()")
+
     def clear_expired(self, batch_size: int) -> Iterator[int]:
         """Delete expired sessions, `batch_size` per transaction. Yield the count of each."""
         raise NotImplementedError(f"{type(self).__name__} does not define clear_expired()")
@@ -273,6 +305,15 @@ class SessionStrategy:
 
     async def ais_undone(self) -> Callable[[], bool] | None:
         return None
+
+    async def afind_owned(self, owner: str) -> list[Owned]:
+        return await sync_to_async(self.find_owned)(owner)
+
+    async def aend_owned(self, owner: str, references: Collection[str]) -> int:
+        return await sync_to_async(self.end_owned)(owner, references)
+
+    async def areferences(self, stored: Stored) -> Collection[str]:
+        return await sync_to_async(self.references)(stored)
 
     async def aclear_expired(self, batch_size: int) -> AsyncIterator[int]:
         counts = self.clear_expired(batch_size)
@@ -386,3 +427,12 @@ def brings_user(before: Mapping[str, Any], texts: Mapping[str, Any]) -> bool:
     """Whether this change signs a user in."""
     user, was = texts.get(USER), before.get(USER)
     return user is not None and (was is None or not same(user, was))
+
+
+def owners_of(texts: Mapping[str, Any]) -> list[str]:
+    """Return the primary keys, as text, of the session's user and of those who impersonate them."""
+    owners = [decode(texts[USER])] if USER in texts else []
+    if owners and IMPERSONATORS in texts:
+        impersonators = decode(texts[IMPERSONATORS])
+        owners += impersonators if isinstance(impersonators, list) else []
+    return [str(owner) for owner in owners]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -21,7 +21,7 @@ from django.db import (
     transaction,
 )
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.models import F, QuerySet
+from django.db.models import F, Q, QuerySet
 from django.db.models.functions import Coalesce, Left
 
 from .. import records
@@ -41,6 +41,7 @@ _ENDS = Coalesce("expires", "created")
 # Django and drivers raise these for a date that no Python datetime can hold. SQLite keeps any text.
 _UNREADABLE = (DataError, ValueError, OverflowError, TypeError, AttributeError)
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
+_COLUMNS = ("data", "expires", "created", "owner", "impersonator")
 _MAC = Left("data", records.MAC_LENGTH)
 # Whether reads lock the row, as they must within `in_turn`.
 locking: ContextVar[bool] = ContextVar("locking", default=False)
@@ -62,6 +63,7 @@ class DatabaseStrategy(SealedStrategy):
     """
 
     conflicts_before_turn = 8
+    finds_owners = True
 
     def __init__(self, using: str | None = None) -> None:
         if using is not None and using not in connections:
@@ -86,7 +88,7 @@ class DatabaseStrategy(SealedStrategy):
             )
 
     def get(self, key: str) -> Row | None:
-        rows = self._rows(key).values_list("data", "expires", "created", "owner")
+        rows = self._rows(key).values_list(*_COLUMNS)
         if locking.get():
             # In a REPEATABLE READ transaction, MariaDB shows later commits to locking reads only.
             rows = rows.select_for_update()
@@ -98,11 +100,7 @@ class DatabaseStrategy(SealedStrategy):
             return None
         if found is None:
             return None
-        record, expires, created, owner = found
-        if expires is None or created is None:
-            log_damaged()
-            return None
-        return Row(Hidden(record), expires, created, owner)
+        return _row(*found)
 
     def add(self, key: str, row: Row) -> bool:
         try:
@@ -118,7 +116,7 @@ class DatabaseStrategy(SealedStrategy):
     def swap(self, key: str, held: Row, row: Row) -> bool:
         values = _values(row)
         if row.record == held.record:
-            del values["data"], values["owner"]
+            del values["data"], values["owner"], values["impersonator"]
         with answers:
             return self._unchanged(key, held).update(**values) > 0
 
@@ -143,6 +141,18 @@ class DatabaseStrategy(SealedStrategy):
                 return run(self, steps)
             finally:
                 locking.reset(token)
+
+    def find(self, owner: str) -> Mapping[str, Row]:
+        theirs = self._all().filter(Q(owner=owner) | Q(impersonator=owner))
+        try:
+            with answers:
+                found = theirs.values_list("pk", *_COLUMNS)
+                rows = {key.hex: _row(*columns) for key, *columns in found}
+        except _UNREADABLE:  # one damaged row fails the whole query
+            with answers:
+                keys = [key.hex for key in theirs.values_list("pk", flat=True)]
+            rows = {key: self.get(key) for key in keys}
+        return {key: row for key, row in rows.items() if row is not None}
 
     def is_undone(self) -> Callable[[], bool] | None:
         connection = self.connection
@@ -239,11 +249,21 @@ class DatabaseStrategy(SealedStrategy):
         return transaction.atomic(using=self.alias) if wanted else nullcontext()
 
 
+def _row(
+    record: str, expires: datetime | None, created: datetime | None, *owners: Any
+) -> Row | None:
+    if expires is None or created is None:
+        log_damaged()
+        return None
+    return Row(Hidden(record), expires, created, *owners)
+
+
 def _values(row: Row) -> dict[str, Any]:
     return {
         "data": row.record,
         "expires": row.expires,
         "owner": row.owner,
+        "impersonator": row.impersonator,
         "created": row.created,
     }
 

@@ -12,6 +12,7 @@ from .sealed import Row, SealedStrategy
 
 class MemoryStrategy(SealedStrategy):
     is_shared = False
+    finds_owners = True
 
     def __init__(self) -> None:
         self._rows: dict[str, Row] = {}
@@ -44,6 +45,14 @@ class MemoryStrategy(SealedStrategy):
                 return False
             del self._rows[key]
             return True
+
+    def find(self, owner: str) -> dict[str, Row]:
+        with self._lock:
+            return {
+                key: row
+                for key, row in self._rows.items()
+                if owner in (row.owner, row.impersonator)
+            }
 
     def clear_expired(self, batch_size: int) -> Iterator[int]:
         while True:

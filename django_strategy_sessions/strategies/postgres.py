@@ -5,7 +5,7 @@ The table is `DatabaseStrategy`'s, so either strategy can take over from the oth
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -25,25 +25,34 @@ T = TypeVar("T")
 # Ids go as hex and times as text: to the server both are literals, and nothing need be adapted.
 # The time is the application's, not now(): what one clock wrote, the other must not judge.
 _TABLE = StoredSession._meta.db_table
-_COLUMNS = "id, data, expires, owner, created"
+_COLUMNS = "id, data, expires, owner, impersonator, created"
 _MAC = f"left(data, {records.MAC_LENGTH})"
-_SELECT = (
-    "SELECT id::text, data, date_part('epoch', expires), date_part('epoch', created), owner"
-    f' FROM "{_TABLE}" WHERE id = %s'
+_READ = (
+    *("id::text", "data", "date_part('epoch', expires)", "date_part('epoch', created)"),
+    *("owner", "impersonator"),
 )
+_SELECT = f'SELECT {", ".join(_READ)} FROM "{_TABLE}" WHERE id = %s'
 _LOCK = f"{_SELECT} FOR UPDATE"
+# One row of arrays, because a statement's first row is what the plumbing returns.
+_FIND = (
+    f"SELECT {', '.join(f'array_agg({column})' for column in _READ)}"
+    f' FROM "{_TABLE}" WHERE owner = %s OR impersonator = %s'
+)
 _INSERT = (
-    f'INSERT INTO "{_TABLE}" ({_COLUMNS}) VALUES (%s, %s, %s, %s, %s)'
+    f'INSERT INTO "{_TABLE}" ({_COLUMNS}) VALUES (%s, %s, %s, %s, %s, %s)'
     " ON CONFLICT (id) DO NOTHING RETURNING true"
 )
 _HELD = f"WHERE id = %s AND expires > %s AND {_MAC} = %s RETURNING true"
-_SWAP = f'UPDATE "{_TABLE}" SET data = %s, expires = %s, owner = %s, created = %s {_HELD}'
+_SWAP = (
+    f'UPDATE "{_TABLE}"'
+    f" SET data = %s, expires = %s, owner = %s, impersonator = %s, created = %s {_HELD}"
+)
 _RENEW = f'UPDATE "{_TABLE}" SET expires = %s {_HELD}'
 _MOVE = (
     f'WITH moved AS (UPDATE "{_TABLE}"'
-    f" SET data = %s, expires = %s, owner = NULL, created = %s {_HELD})"
+    f" SET data = %s, expires = %s, owner = NULL, impersonator = NULL, created = %s {_HELD})"
     f' INSERT INTO "{_TABLE}" ({_COLUMNS})'
-    " SELECT %s::uuid, %s, %s::timestamptz, %s, %s::timestamptz FROM moved RETURNING true"
+    " SELECT %s::uuid, %s, %s::timestamptz, %s, %s, %s::timestamptz FROM moved RETURNING true"
 )
 _DELETE = f"DELETE FROM \"{_TABLE}\" WHERE id = %s AND {_MAC} <> '{records.MOVED}' RETURNING true"
 # SKIP LOCKED passes rows that others hold. FOR UPDATE tests `expires` again on each row it locks,
@@ -104,6 +113,12 @@ class PostgresStrategy(DatabaseStrategy):
 
     async def aremove(self, key: str) -> bool:
         return await self._aserialize(_DELETE, key) is not None
+
+    def find(self, owner: str) -> Mapping[str, Row]:
+        return _rows(self.connections.fetch(_FIND, owner, owner, retry=True))
+
+    async def afind(self, owner: str) -> Mapping[str, Row]:
+        return _rows(await self.connections.afetch(_FIND, owner, owner, retry=True))
 
     def in_turn(self, key: str, steps: Steps[T]) -> T:
         token = locking.set(True)
@@ -178,7 +193,7 @@ class PostgresStrategy(DatabaseStrategy):
 def _row(key: str, found: tuple[Any, ...] | None) -> Row | None:
     if found is None:
         return None
-    found_key, record, expires, created, owner = found
+    found_key, record, expires, created, *owners = found
     if found_key.replace("-", "") != key:
         raise StrategyUnavailable("The database answered with another session.")
     try:
@@ -186,7 +201,16 @@ def _row(key: str, found: tuple[Any, ...] | None) -> Row | None:
     except (OverflowError, ValueError, OSError):  # as infinity, or the year 10000
         log_damaged()
         return None
-    return Row(Hidden(record), ends, began, owner)
+    return Row(Hidden(record), ends, began, *owners)
+
+
+def _rows(arrays: Any) -> dict[str, Row]:
+    rows = {}
+    for found in zip(*arrays, strict=True) if arrays[0] else ():
+        key = found[0].replace("-", "")
+        if (row := _row(key, found)) is not None:
+            rows[key] = row
+    return rows
 
 
 def _select(key: str) -> tuple[Any, ...]:
@@ -194,7 +218,8 @@ def _select(key: str) -> tuple[Any, ...]:
 
 
 def _values(row: Row) -> tuple[Any, ...]:
-    return row.record, row.expires.isoformat(), row.owner, row.created.isoformat()
+    owners = row.owner, row.impersonator
+    return row.record, row.expires.isoformat(), *owners, row.created.isoformat()
 
 
 def _swap(key: str, held: Row, row: Row) -> tuple[Any, ...]:
@@ -205,7 +230,7 @@ def _swap(key: str, held: Row, row: Row) -> tuple[Any, ...]:
 
 
 def _move(key: str, held: Row, marker: Row, new_key: str, row: Row) -> tuple[Any, ...]:
-    record, expires, _, created = _values(marker)
+    record, expires, *_, created = _values(marker)
     where = key, _now(), held.mac
     return _MOVE, record, expires, created, *where, new_key, *_values(row)
 

@@ -2,18 +2,26 @@
 
 Each session is one string, which Redis expires. Its seal covers both times, in microseconds since
 1970. Needs Redis 6.2.
+
+**Owners.** Each owner has an index, a sorted set of their sessions' keys. It may hold too many, but
+it never misses a live session, because a key is entered before its session is written. The index
+expires as a whole, no sooner than any of its sessions: at the next line of a fixed grid after the
+last one's end. So a save can tell from its session alone when to enter the key again. The score is
+the time of entry. A read of the index removes keys that were entered a day ago and have no session.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from typing import Any
 
 from django.core.checks import CheckMessage
 from redis.exceptions import ResponseError
 
 from .. import records
+from ..steps import Steps, arun, call, run
 from .base import StrategyUnavailable
 from .redis_clients import ClusterConnectionFactory, RedisClients
 from .sealed import Row, SealedStrategy, log_damaged
@@ -47,6 +55,21 @@ _REMOVE = f"""
 if {_MAC} == '{records.MOVED}' then return 0 end
 return redis.call('DEL', KEYS[1])
 """
+# KEYS: an owner's index. ARGV: a session's key, the time, how long the index must last (ms).
+_ENTER = """
+redis.call('ZADD', KEYS[1], ARGV[2], ARGV[1])
+if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[3]) then
+    redis.call('PEXPIRE', KEYS[1], ARGV[3])
+end
+return redis.call('ZCARD', KEYS[1])
+"""
+# A script, because redis-py's clients give the reply of a bare ZRANGE several shapes.
+_LIST = "return redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')"
+_GRID = timedelta(days=30)
+# A session is written at once after it was entered. No request pauses in between for this long.
+_IN_FLIGHT = timedelta(days=1)
+_TIDIED_EVERY = 64  # entries
+
 # The reply names its key, so a reply to another command shows.
 _ECHO = "return {KEYS[1], redis.call('GET', KEYS[1])}"
 
@@ -58,6 +81,7 @@ class RedisStrategy(SealedStrategy):
     """
 
     expires_by_itself = True
+    finds_owners = True
     header_length = 2 * _DIGITS
 
     def __init__(
@@ -88,15 +112,19 @@ class RedisStrategy(SealedStrategy):
             return None
 
     def add(self, key: str, row: Row) -> bool:
+        run(self.clients, self._enter(key, row))
         return bool(self.clients.write("SET", self.prefix + key, *_value(row), "NX"))
 
     async def aadd(self, key: str, row: Row) -> bool:
+        await arun(self.clients, self._enter(key, row))
         return bool(await self.clients.awrite("SET", self.prefix + key, *_value(row), "NX"))
 
     def swap(self, key: str, held: Row, row: Row) -> bool:
+        run(self.clients, self._enter(key, row, held))
         return bool(self.clients.script(_SWAP, [self.prefix + key], *_change(held, row)))
 
     async def aswap(self, key: str, held: Row, row: Row) -> bool:
+        await arun(self.clients, self._enter(key, row, held))
         return bool(await self.clients.ascript(_SWAP, [self.prefix + key], *_change(held, row)))
 
     def move(self, key: str, held: Row, marker: Row, new_key: str, row: Row) -> bool:
@@ -110,6 +138,7 @@ class RedisStrategy(SealedStrategy):
                 return True
             self.remove(new_key)
             return False
+        run(self.clients, self._enter(new_key, row))
         keys = [self.prefix + key, self.prefix + new_key]
         return bool(self.clients.script(_MOVE, keys, *claim, *_change(held, row)[1:]))
 
@@ -122,6 +151,7 @@ class RedisStrategy(SealedStrategy):
                 return True
             await self.aremove(new_key)
             return False
+        await arun(self.clients, self._enter(new_key, row))
         keys = [self.prefix + key, self.prefix + new_key]
         return bool(await self.clients.ascript(_MOVE, keys, *claim, *_change(held, row)[1:]))
 
@@ -130,6 +160,12 @@ class RedisStrategy(SealedStrategy):
 
     async def aremove(self, key: str) -> bool:
         return bool(await self.clients.ascript(_REMOVE, [self.prefix + key]))
+
+    def find(self, owner: str) -> dict[str, Row]:
+        return run(self.clients, self._find(owner))
+
+    async def afind(self, owner: str) -> dict[str, Row]:
+        return await arun(self.clients, self._find(owner))
 
     def header(self, expires: datetime, created: datetime) -> str:
         return _digits(expires) + _digits(created)
@@ -150,6 +186,52 @@ class RedisStrategy(SealedStrategy):
 
     def count_expired(self) -> int:
         return 0
+
+    # -- the index of each owner: steps on the clients ---------------------------------------------
+
+    def _enter(self, key: str, row: Row, held: Row | None = None) -> Steps[None]:
+        """Enter a session that is about to be written, unless its owners' indexes have it."""
+        if row.owner is None:
+            return
+        owners, lasts = {row.owner, row.impersonator or row.owner}, _grid_line(row.expires)
+        if held is not None and _grid_line(held.expires) == lasts:
+            owners -= {held.owner, held.impersonator}
+        now = datetime.now(UTC)
+        for owner in owners:
+            keys, remaining = [self._index(owner)], (lasts - now) // _MILLISECOND
+            count = yield from call(
+                RedisClients.script, _ENTER, keys, key, now.timestamp(), remaining
+            )
+            if count % _TIDIED_EVERY == 0:
+                yield from self._find(owner)
+
+    def _find(self, owner: str) -> Steps[dict[str, Row]]:
+        """Return the rows under the keys of an index, and remove keys that have none."""
+        index = self._index(owner)
+        rows: dict[str, Row] = {}
+        gone: list[str] = []
+        since = (datetime.now(UTC) - _IN_FLIGHT).timestamp()
+        entries = yield from call(RedisClients.execute, "EVAL", _LIST, 1, index)
+        for key, entered in zip(entries[::2], entries[1::2], strict=True):
+            try:
+                row = _row((yield from call(RedisClients.execute, "GET", self.prefix + key)))
+            except ResponseError as error:
+                _refuse_other_types(error)
+                row = None
+            if row is not None:
+                rows[key] = row
+            elif float(entered) < since:
+                gone.append(key)
+        if gone:
+            yield from call(RedisClients.write, "ZREM", index, *gone)
+        return rows
+
+    def _index(self, owner: str) -> str:
+        return f"{self.prefix}owner:{sha256(owner.encode()).hexdigest()[:32]}"
+
+
+def _grid_line(expires: datetime) -> datetime:
+    return expires + _GRID - (expires - _EPOCH) % _GRID
 
 
 def _row(record: str | None) -> Row | None:

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, NamedTuple, TypeVar, cast
@@ -21,16 +21,17 @@ from asgiref.sync import sync_to_async
 from .. import records
 from ..hidden import Hidden
 from ..steps import Steps, arun, call, run
-from ..values import decode
 from .base import (
     USER,
     Data,
+    Owned,
     SessionStrategy,
     Stored,
     StrategyUnavailable,
     Texts,
     as_texts,
     brings_user,
+    owners_of,
     reconcile,
 )
 from .loops import within_sync_code
@@ -57,6 +58,7 @@ class Row(NamedTuple):
     expires: datetime
     created: datetime
     owner: str | None = None  # str of the user's primary key
+    impersonator: str | None = None  # the same of the person who acts as that user
 
     @property
     def mac(self) -> str:
@@ -112,6 +114,11 @@ class SealedStrategy(SessionStrategy):
         """Delete the row, unless it is a marker. False: there was no row, or a marker."""
         raise NotImplementedError(f"{type(self).__name__} must define remove()")
 
+    def find(self, owner: str) -> Mapping[str, Row]:
+        """Return by key every row whose `owner` or `impersonator` is this one. More is fine: the
+        seals tell. Optional: also set ``finds_owners = True``."""
+        raise NotImplementedError(f"{type(self).__name__} does not define find()")
+
     def in_turn(self, key: str, steps: Steps[T]) -> T:
         """Run `steps` under a lock on this key, if the store has locks."""
         return run(self, steps)
@@ -143,6 +150,9 @@ class SealedStrategy(SessionStrategy):
         raise NotImplementedError
 
     async def aremove(self, key: str) -> bool:
+        raise NotImplementedError
+
+    async def afind(self, owner: str) -> Mapping[str, Row]:
         raise NotImplementedError
 
     async def ain_turn(self, key: str, steps: Steps[T]) -> T:
@@ -185,6 +195,15 @@ class SealedStrategy(SessionStrategy):
     def end(self, stored: Stored) -> None:
         run(self, self._end(stored))
 
+    def find_owned(self, owner: str) -> list[Owned]:
+        return run(self, self._list_owned(owner))
+
+    def end_owned(self, owner: str, references: Collection[str]) -> int:
+        return run(self, self._end_owned(owner, references))
+
+    def references(self, stored: Stored) -> Collection[str]:
+        return run(self, self._list_keys(_key(stored)))
+
     async def acreate_data(self, data: Data, expires: datetime) -> str:
         return (await self.ainsert(data, expires)).session_id
 
@@ -212,6 +231,15 @@ class SealedStrategy(SessionStrategy):
 
     async def aend(self, stored: Stored) -> None:
         await self._arun(self._end(stored))
+
+    async def afind_owned(self, owner: str) -> list[Owned]:
+        return await self._arun(self._list_owned(owner))
+
+    async def aend_owned(self, owner: str, references: Collection[str]) -> int:
+        return await self._arun(self._end_owned(owner, references))
+
+    async def areferences(self, stored: Stored) -> Collection[str]:
+        return await self._arun(self._list_keys(_key(stored)))
 
     async def ais_undone(self) -> Callable[[], bool] | None:
         # Async code can be inside a transaction of Django's only within `async_to_sync`.
@@ -250,11 +278,50 @@ class SealedStrategy(SessionStrategy):
         yield from call(SealedStrategy.remove, records.hashed(session_id))
 
     def _end(self, stored: Stored) -> Steps[None]:
-        key: str | None = _key(stored)
-        while key is not None and not (yield from call(SealedStrategy.remove, key)):
-            row = yield from call(SealedStrategy.get, key)
-            # An attacker who planted the key must not log out the user who has signed in since.
-            key = self._followed(key, row) if USER in stored.texts else None
+        # An attacker who planted the key must not log out the user who has signed in since.
+        yield from self._end_key(_key(stored), follows=USER in stored.texts)
+
+    def _end_key(self, key: str | None, follows: bool) -> Steps[bool]:
+        """Delete the session under this key, or under the one to which another request has rotated
+        it if `follows`. Return whether there was one."""
+        while key is not None:
+            if (yield from call(SealedStrategy.remove, key)):
+                return True
+            row = (yield from call(SealedStrategy.get, key)) if follows else None
+            key = self._followed(key, row)
+        return False
+
+    def _list_owned(self, owner: str) -> Steps[list[Owned]]:
+        found: dict[str, Owned] = {}
+        current: Row | None
+        for key, row in (yield from call(SealedStrategy.find, owner)).items():
+            current = row
+            if records.is_moved(row.record):  # found at the very moment of its rotation
+                key = (yield from self._list_keys(key, row))[-1]
+                current = yield from call(SealedStrategy.get, key)
+            stored = yield from self._open("", key, current)
+            if stored is not None and owner in owners_of(stored.texts):
+                held = cast(Held, stored.token).row
+                found[key] = Owned(key, Texts(stored.texts), held.expires, held.created)
+        return list(found.values())
+
+    def _end_owned(self, owner: str, references: Collection[str]) -> Steps[int]:
+        owned = {one.reference for one in (yield from self._list_owned(owner))}
+        ended = 0
+        for reference in filter(records.is_key, references):  # a client may send anything
+            keys = [reference] if reference in owned else (yield from self._list_keys(reference))
+            if keys[-1] in owned:
+                ended += yield from self._end_key(keys[-1], follows=True)
+        return ended
+
+    def _list_keys(self, key: str, row: Row | None = None) -> Steps[list[str]]:
+        """Return this key, and those to which other requests have rotated the session since."""
+        keys = [key]
+        row = row or (yield from call(SealedStrategy.get, key))
+        while (new_key := self._followed(keys[-1], row)) is not None:
+            keys.append(new_key)
+            row = yield from call(SealedStrategy.get, new_key)
+        return keys
 
     def _save(
         self, stored: Stored, texts: Texts, expires: datetime, rotating: bool
@@ -307,6 +374,7 @@ class SealedStrategy(SessionStrategy):
         # The absolute age counts from the sign-in, not from the first visit.
         created = now if brings_user(current.texts, texts) else held.created
         session_id = current.session_id
+        held = _name_owners(held, current.texts)
         if rotating and not current.followed:
             session_id = records.new_id()
             new_key = records.hashed(session_id)
@@ -335,13 +403,7 @@ class SealedStrategy(SessionStrategy):
         stays = held is not None and texts == held_texts and not header
         if held is not None and stays and records.is_current(key, held.record):
             return held._replace(expires=expires, created=created)
-        owner = texts.get(USER)
-        return Row(
-            records.seal(key, texts, header),
-            expires,
-            created,
-            None if owner is None else str(decode(owner)),
-        )
+        return _name_owners(Row(records.seal(key, texts, header), expires, created), texts)
 
     def _reread(
         self, current: Stored, stored: Stored, texts: Texts, rotating: bool
@@ -409,6 +471,13 @@ def _show(written: Stored, texts: Texts) -> Stored:
     texts = Texts({name: written.texts.get(name) for name in texts if name in written.texts})
     key, row = cast(Held, written.token)
     return replace(written, texts=texts, token=Held(key, row._replace(record=NEVER)))
+
+
+def _name_owners(row: Row, texts: Mapping[str, Any]) -> Row:
+    if USER not in texts:
+        return row
+    owner, impersonator, *_ = [*owners_of(texts), None]
+    return row._replace(owner=owner, impersonator=impersonator)
 
 
 def _key(stored: Stored) -> str:
