@@ -11,4 +11,4 @@ class StrategySessionsConfig(AppConfig):
     verbose_name: Any = _("Sessions")
 
     def ready(self) -> None:
-        from . import checks  # noqa: F401  (registers them)
+        from . import checks, sign_ins  # noqa: F401  (they register themselves)

@@ -22,6 +22,13 @@ DEFAULTS: dict[str, Any] = {
     "SESSION_ABSOLUTE_AGE": None,
     # Bytes of a session's serialized data.
     "SESSION_MAX_SIZE": 1024 * 1024,
+    # Whether a session notes when, from where and with what its user signed in. Personal data.
+    "SESSION_SIGN_INS": False,
+    # The dotted path of a function that takes the request and returns the client's address, for
+    # sites behind a proxy. None: REMOTE_ADDR.
+    "SESSION_SIGN_IN_ADDRESS": None,
+    # A sign-in ends the user's oldest sessions beyond this many. None: no limit.
+    "SESSION_LIMIT_PER_USER": None,
 }
 
 
@@ -35,6 +42,9 @@ class Settings:
     SESSION_COOKIE_PARTITIONED: bool
     SESSION_ABSOLUTE_AGE: float | None
     SESSION_MAX_SIZE: int
+    SESSION_SIGN_INS: bool
+    SESSION_SIGN_IN_ADDRESS: str | None
+    SESSION_LIMIT_PER_USER: int | None
 
     def __getattr__(self, name: str) -> Any:
         if name not in DEFAULTS:

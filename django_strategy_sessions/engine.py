@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
@@ -16,6 +16,7 @@ from django.utils.module_loading import import_string
 
 from .draft import Draft
 from .hidden import HiddenDict
+from .signals import aannounce, announce
 from .signing import sign, unsign
 from .state import State, expires_after
 from .steps import Steps, arun, call, run
@@ -268,6 +269,9 @@ class SessionStore(SessionBase):
         except StrategyUnavailable as error:
             self.outage = error
             raise
+        finally:
+            if self._state.ended:
+                announce(type(get_strategy()), self._state.take_ended())
 
     async def _arun(self, steps: Steps[T]) -> T:
         try:
@@ -276,6 +280,16 @@ class SessionStore(SessionBase):
         except StrategyUnavailable as error:
             self.outage = error
             raise
+        finally:
+            if self._state.ended:
+                await aannounce(type(get_strategy()), self._state.take_ended())
+
+    def references(self) -> Collection[str]:
+        """Return the references in `users.UserSession` that mean this session."""
+        return self._run(self._state.references())
+
+    async def areferences(self) -> Collection[str]:
+        return await self._arun(self._state.references())
 
     def exists(self, session_key: str | None) -> bool:
         steps = State(_session_id(session_key)).exists()
@@ -363,7 +377,8 @@ class SessionStore(SessionBase):
     def _create(self) -> Steps[None]:
         self.accessed = True
         yield from self._state.open(no_load=True)
-        yield from self._state.insert(self._expires())
+        if not (yield from self._state.insert(self._expires())):
+            raise UpdateError
 
     def _save(self, must_create: bool) -> Steps[None]:
         if must_create:

@@ -7,13 +7,14 @@ The engine and explicit storages share this core. Methods that call the store ar
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from .conf import conf
 from .draft import Draft
+from .signals import LIMIT, LOGOUT, Ended, session_ended
 from .steps import Steps, call
 from .strategies.base import (
     USER_PREFIX,
@@ -23,6 +24,7 @@ from .strategies.base import (
     Texts,
     applied,
     brings_user,
+    owners_of,
 )
 from .turns import Turn
 from .values import Text, decode, encode, flash_name, same, text_of_name
@@ -61,6 +63,7 @@ class State:
         self.spent: dict[str, Any] = {}  # flashes that were read: the save removes them
         self.is_confirmed: bool = False  # loaded only after the view returned
         self.is_renamed: bool = False  # the strategy has given the session another id
+        self.ended: list[Ended] = []  # sessions whose end is to be announced
         self.turn: Turn = Turn()  # the request's threads and tasks share it
         self._asked = False
         self._seen: dict[str, Any] | None = None  # the texts at `modified = False`
@@ -80,6 +83,11 @@ class State:
         """Unload the data, so that the next access loads it from the store."""
         self.stored, self.data, self.spent, self.loaded = None, Draft(), {}, False
         self._seen = None
+
+    def take_ended(self) -> list[Ended]:
+        """Return the ends to announce, once."""
+        ended, self.ended = self.ended, []
+        return ended
 
     # -- flash: kept as `__flash_<name>__`; an ordinary value of the same name wins ---------------
 
@@ -223,11 +231,11 @@ class State:
             draft.take_over(self._base)
             self.data, self.loaded = draft, True
 
-    def insert(self, expires: datetime) -> Steps[None]:
-        """Create a record of the data under a new id."""
+    def insert(self, expires: datetime) -> Steps[bool]:
+        """Create a record of the data under a new id. False: see `_continue_from`."""
         texts = self._encode_data({})
         stored = yield from call(SessionStrategy.insert, texts, _cap(expires, datetime.now(UTC)))
-        yield from self._continue_from(texts, stored)
+        return (yield from self._continue_from(texts, stored))
 
     def commit(self, expires: datetime, sends_key: bool) -> Steps[bool]:
         """Write what changed since the load, or create a record if none was loaded.
@@ -238,8 +246,7 @@ class State:
         """
         yield from self.take_back()
         if (stored := (yield from self._find_stored())) is None:
-            yield from self.insert(expires)
-            return True
+            return (yield from self.insert(expires))
         texts = self._encode_data(stored.texts)
         signs_in = brings_user(stored.texts, texts)
         expires = _cap(expires, datetime.now(UTC) if signs_in else stored.created)
@@ -250,22 +257,19 @@ class State:
         written = yield from call(SessionStrategy.merge, stored, texts, expires)
         if written is None:
             return False
-        yield from self._continue_from(texts, written)
-        return True
+        return (yield from self._continue_from(texts, written))
 
     def rotate(self, expires: datetime) -> Steps[bool]:
         """Move the session to a new id, or create it if it has none. False: it is gone."""
         yield from self.take_back()
         if (stored := (yield from self._find_stored())) is None:
-            yield from self.insert(expires)
-            return True
+            return (yield from self.insert(expires))
         texts = self._encode_data(stored.texts)
         expires = _cap(expires, stored.created)
         written = yield from call(SessionStrategy.rotate, stored, texts, expires)
         if written is None:
             return False
-        yield from self._continue_from(texts, written)
-        return True
+        return (yield from self._continue_from(texts, written))
 
     def apply(self, name: str, change: Apply, expires: datetime) -> Steps[bool]:
         """Atomically change one stored name and nothing else. False: the session is gone."""
@@ -283,7 +287,8 @@ class State:
             if merged is None:
                 return False
             written = merged
-        yield from self._continue_from(self._base, written)
+        if not (yield from self._continue_from(self._base, written)):
+            return False
         # The result replaces the request's own unsaved value. It is decoded, so that `modified`
         # notices changes made inside it.
         self.data.put(name, decode(written.texts[name]))
@@ -292,7 +297,11 @@ class State:
     def destroy(self) -> Steps[None]:
         """Delete the session now, for good, and start an empty one."""
         yield from self.take_back()
+        if session_ended.has_listeners():
+            yield from self._find_stored()  # whose it is
+        owners = owners_of(self._base)
         yield from self._end(self.session_id, self.stored)
+        self.ended += [Ended(owner, LOGOUT) for owner in owners[:1]]
         self.session_id = self.stored = None
         self.replace_data({})
         self._asked = True
@@ -366,20 +375,29 @@ class State:
             self.stored = yield from self.load()
         return self.stored
 
-    def _continue_from(self, texts: Mapping[str, Any], stored: Stored) -> Steps[None]:
+    def references(self) -> Steps[Collection[str]]:
+        """Return the references that the stored session has had since it was loaded."""
+        stored = yield from self._find_stored()
+        return () if stored is None else (yield from call(SessionStrategy.references, stored))
+
+    def _continue_from(self, texts: Mapping[str, Any], stored: Stored) -> Steps[bool]:
         """Continue from `stored`, the result of writing `texts`.
 
-        `stored` may also hold what other requests wrote. Take such a name over, unless this request
-        has changed it since `texts` was made; every other name keeps the object that the caller
-        may hold.
+        False: it signed a user in, and ``SESSION_LIMIT_PER_USER`` newer sessions have ended it.
         """
         yield from self._remember(self.session_id, self.stored)
+        signs_in = brings_user(self._base, stored.texts)
         if not self.may_follow:
             stored = stored.alone()
         self.stored, self.session_id = stored, stored.session_id
         self._asked = True  # so that the response sends the cookie
-        if stored.texts is texts:
-            return
+        if stored.texts is not texts:
+            self._take_over(texts, stored)
+        return not signs_in or (yield from self._keep_limit(stored))
+
+    def _take_over(self, texts: Mapping[str, Any], stored: Stored) -> None:
+        """Take over what other requests wrote, except names that this request has changed since
+        `texts` was made. Every other name keeps the object that the caller may hold."""
         raw = self.data.raw()
         for name in {**texts, **stored.texts}:
             theirs, known = stored.texts.get(name), texts.get(name)
@@ -388,6 +406,28 @@ class State:
                     self.data.pop(name, None)
                 else:
                     self.data.put(name, theirs)
+
+    def _keep_limit(self, stored: Stored) -> Steps[bool]:
+        """End the user's oldest sessions beyond ``SESSION_LIMIT_PER_USER`` (ASVS 7.1.2). Return
+        whether this one is still there.
+
+        Each sign-in comes here after its write, so of several at once the last sees all of them.
+        They agree on which are the newest, and that may end this one. Sessions in which somebody
+        impersonates the user do not count.
+        """
+        owners, limit = owners_of(stored.texts), conf.SESSION_LIMIT_PER_USER
+        if limit is None or len(owners) > 1:
+            return True
+        owned = yield from call(SessionStrategy.find_owned, owners[0])
+        theirs = [one for one in owned if owners_of(one.texts) == owners]
+        theirs.sort(key=lambda one: (one.created, one.reference), reverse=True)
+        beyond = [one.reference for one in theirs[limit:]]
+        if not beyond:
+            return True
+        own = yield from call(SessionStrategy.references, stored)
+        count = yield from call(SessionStrategy.end_owned, owners[0], beyond)
+        self.ended += [Ended(owners[0], LIMIT)] * count
+        return not set(own) & set(beyond)
 
 
 def _text(raw: Texts, name: str) -> Any:

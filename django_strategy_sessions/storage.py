@@ -28,10 +28,11 @@ from django.utils.http import http_date
 
 from . import cookies
 from .draft import Draft
+from .signals import aannounce, announce
 from .signing import Secrets, checked_secrets, sign, unsign
 from .state import State, expires_after
 from .steps import Steps, arun, run
-from .strategies import make_strategy, require_created
+from .strategies import make_strategy, require_features
 from .strategies.base import SessionStrategy
 from .values import flash_name, is_flash, text_of_name, unflashed
 
@@ -317,7 +318,9 @@ class SessionStorage(Generic[D, F]):
         before its changes could be saved.
         """
         with session._state.turn:
-            return run(self.strategy, self._commit(session, response, rotate, options))
+            cookie = run(self.strategy, self._commit(session, response, rotate, options))
+        announce(type(self.strategy), session._state.take_ended())
+        return cookie
 
     async def acommit_session(
         self,
@@ -328,7 +331,9 @@ class SessionStorage(Generic[D, F]):
         **options: Unpack[CookieOptions],
     ) -> str:
         async with session._state.turn:
-            return await arun(self.strategy, self._commit(session, response, rotate, options))
+            cookie = await arun(self.strategy, self._commit(session, response, rotate, options))
+        await aannounce(type(self.strategy), session._state.take_ended())
+        return cookie
 
     def destroy_session(
         self,
@@ -338,7 +343,9 @@ class SessionStorage(Generic[D, F]):
     ) -> str:
         """End the session for good. Return the ``Set-Cookie`` value that clears the cookie."""
         with session._state.turn:
-            return run(self.strategy, self._destroy(session, response, options))
+            cleared = run(self.strategy, self._destroy(session, response, options))
+        announce(type(self.strategy), session._state.take_ended())
+        return cleared
 
     async def adestroy_session(
         self,
@@ -347,7 +354,9 @@ class SessionStorage(Generic[D, F]):
         **options: Unpack[CookieOptions],
     ) -> str:
         async with session._state.turn:
-            return await arun(self.strategy, self._destroy(session, response, options))
+            cleared = await arun(self.strategy, self._destroy(session, response, options))
+        await aannounce(type(self.strategy), session._state.take_ended())
+        return cleared
 
     def _find(self, source: HttpRequest | str | None, options: CookieOptions) -> Session[D, F]:
         session: Session[D, F] = Session()
@@ -418,7 +427,7 @@ def create_session_storage(
         strategy = _Functions(given)
     elif not isinstance(strategy, SessionStrategy):
         strategy = make_strategy(strategy, "create_session_storage()")
-    require_created(strategy)
+    require_features(strategy)
     if not isinstance(cookie, Cookie):
         cookie = Cookie().with_options(**(cookie or {}))
     if cookie.expires is not None:

@@ -18,7 +18,7 @@ BASE, SEALED = "strategies.base", "strategies.sealed"
 # From the top to the bottom: a module imports only what stands below it.
 IMPORTS = {
     # what the project sees: values, cookies, requests
-    "apps": {"checks", "strategies.forks"},
+    "apps": {"checks", "sign_ins", "strategies.forks"},
     "checks": {"strategies", "cookies", "signing", "conf"},
     "management": set(),
     "management.commands": set(),
@@ -30,14 +30,19 @@ IMPORTS = {
     "admin": {"models", "records"},
     "middleware": {"engine", BASE, "cookies", "unavailable", "steps", "conf"},
     "unavailable": set(),
-    "engine": {"state", "draft", "strategies", BASE, "signing", "steps", "hidden"},
-    "": {"storage", "typed", BASE},
-    "storage": {"state", "draft", "strategies", BASE, "values", "cookies", "signing", "steps"},
+    "engine": {"state", "draft", "strategies", BASE, "signing", "signals", "steps", "hidden"},
+    "": {"storage", "typed", "users", BASE},
+    "storage": {
+        *("state", "draft", "strategies", BASE),
+        *("values", "cookies", "signing", "signals", "steps"),
+    },
+    "users": {"sign_ins", "strategies", BASE, "values", "signals"},
+    "sign_ins": {"conf"},
     "messages": set(),
     "typed": set(),
     "testing": {"records", BASE, "values", "steps"},
     # the core that the faces share: texts
-    "state": {"draft", "turns", BASE, "values", "steps", "conf"},
+    "state": {"draft", "turns", BASE, "values", "signals", "steps", "conf"},
     "draft": {"values", "hidden"},
     "turns": set(),
     # the stores: rows, and the plumbing to each server
@@ -57,11 +62,11 @@ IMPORTS = {
     "strategies.database": {
         *("strategies.forks", SEALED, BASE, "records", "models", "steps", "hidden"),
     },
-    "strategies.redis": {"strategies.redis_clients", SEALED, BASE, "records"},
+    "strategies.redis": {"strategies.redis_clients", SEALED, BASE, "records", "steps"},
     "strategies.redis_clients": {"strategies.loops", BASE, "steps", "hidden"},
     "strategies.forks": set(),
     # every rule about a session at rest, and the contract
-    SEALED: {"strategies.loops", BASE, "records", "values", "steps", "hidden"},
+    SEALED: {"strategies.loops", BASE, "records", "steps", "hidden"},
     "strategies.loops": set(),
     "strategies": {BASE, "conf"},  # and by its dotted path the strategy of the project
     BASE: {"values", "steps", "hidden"},
@@ -73,6 +78,7 @@ IMPORTS = {
     "signing": {"conf", "hidden"},
     "conf": set(),
     "hidden": set(),
+    "signals": set(),
     "steps": set(),
 }
 OUTSIDE = {
@@ -84,6 +90,7 @@ OUTSIDE = {
     "psycopg": {"strategies.postgres_connections"},
     "redis": {"strategies.redis", "strategies.redis_clients"},
     "tqdm": {"management.batches"},
+    "ua_parser": {"sign_ins"},
     "typing_extensions": {"storage"},
 }
 

@@ -13,6 +13,11 @@ from django.utils.module_loading import import_string
 from ..conf import conf
 from .base import SessionStrategy
 
+_ASKED = {
+    *("SESSION_STRATEGY", "SESSION_ABSOLUTE_AGE", "SESSION_LIMIT_PER_USER"),
+    *("DATABASES", "CACHES"),
+}
+
 
 @cache
 def get_strategy() -> SessionStrategy:
@@ -21,7 +26,7 @@ def get_strategy() -> SessionStrategy:
     Raises `ImproperlyConfigured`, chained to its cause.
     """
     strategy = make_strategy(conf.SESSION_STRATEGY)
-    require_created(strategy)
+    require_features(strategy)
     return strategy
 
 
@@ -61,17 +66,22 @@ def make_strategy(setting: Any, where: str = "SESSION_STRATEGY") -> SessionStrat
     return strategy
 
 
-def require_created(strategy: SessionStrategy) -> None:
-    """Refuse a strategy that cannot enforce ``SESSION_ABSOLUTE_AGE``."""
+def require_features(strategy: SessionStrategy) -> None:
+    """Refuse a strategy that cannot do what the settings ask for."""
     if conf.SESSION_ABSOLUTE_AGE and not strategy.keeps_created:
         raise ImproperlyConfigured(
             "SESSION_ABSOLUTE_AGE needs a strategy that keeps `created`:"
             f" {type(strategy).__name__} does not."
         )
+    if conf.SESSION_LIMIT_PER_USER and not strategy.finds_owners:
+        raise ImproperlyConfigured(
+            "SESSION_LIMIT_PER_USER needs a strategy that finds the sessions of a user:"
+            f" {type(strategy).__name__} does not."
+        )
 
 
 def _forget(*, setting: str, **kwargs: Any) -> None:
-    if setting in {"SESSION_STRATEGY", "SESSION_ABSOLUTE_AGE", "DATABASES", "CACHES"}:
+    if setting in _ASKED:
         get_strategy.cache_clear()
 
 

@@ -176,7 +176,7 @@ class SessionStrategy:
     # True if the store removes expired sessions itself, so clearexpiredsessions does nothing.
     expires_by_itself: ClassVar[bool] = False
     # True if `find_owned`, `end_owned` and `references` work: "sign out everywhere" needs them.
-    finds_owners: ClassVar[bool] = False
+    finds_owners: bool = False
 
     # -- what an author writes --------------------------------------------------------------------
 
