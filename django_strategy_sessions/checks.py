@@ -30,6 +30,7 @@ def check_sessions(**kwargs: Any) -> list[CheckMessage]:
     return [
         *_check_secrets(),
         *_check_ages_and_sizes(),
+        *_check_users(),
         *_check_cookie(),
         *_check_strategy(),
         *_check_project(),
@@ -75,6 +76,35 @@ def _check_ages_and_sizes() -> Iterator[CheckMessage]:
             "SESSION_MAX_SIZE must be a number of bytes above zero.",
             hint="SESSION_MAX_SIZE = 1024 * 1024  # 1 MiB",
             id="strategy_sessions.E003",
+        )
+
+
+def _check_users() -> Iterator[CheckMessage]:
+    limit = conf.SESSION_LIMIT_PER_USER
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+        yield Error(
+            "SESSION_LIMIT_PER_USER must be a number of sessions, at least 1, or None.",
+            hint="SESSION_LIMIT_PER_USER = 5",
+            id="strategy_sessions.E014",
+        )
+    if not isinstance(conf.SESSION_SIGN_INS, bool):
+        yield Error(
+            "SESSION_SIGN_INS must be True or False.",
+            hint="SESSION_SIGN_INS = True",
+            id="strategy_sessions.E015",
+        )
+    path = conf.SESSION_SIGN_IN_ADDRESS
+    if path is None:
+        return
+    try:
+        usable = callable(import_string(path))
+    except (ImportError, AttributeError, TypeError):
+        usable = False
+    if not usable:
+        yield Error(
+            "SESSION_SIGN_IN_ADDRESS must be the dotted path of a function that takes a request.",
+            hint="SESSION_SIGN_IN_ADDRESS = None  # takes REMOTE_ADDR",
+            id="strategy_sessions.E016",
         )
 
 
