@@ -16,11 +16,12 @@ from pathlib import Path
 from threading import Barrier
 from urllib.parse import urlsplit
 
+from django.contrib.auth.models import User
 from django.contrib.sessions.backends.base import UpdateError
 from django.db import connections
 from django.test import override_settings
 
-from django_strategy_sessions import records
+from django_strategy_sessions import records, users
 from django_strategy_sessions.engine import SessionStore
 from django_strategy_sessions.steps import arun, run
 from django_strategy_sessions.strategies.base import (
@@ -72,7 +73,34 @@ def logout():
     yield ("flush",)
 
 
-REQUESTS = {act.__name__: act for act in (write, exchange, add, login, logout)}
+def rotate():
+    yield ("cycle_key",)
+    yield ("save",)
+
+
+def sign_in(owner):
+    """As `login`, with the name by which a strategy knows whose the session is."""
+    yield ("cycle_key",)
+    yield "update", {"_auth_user_id": owner}
+    yield ("save",)
+
+
+def everywhere(owner):
+    yield "end_everywhere", owner
+
+
+ACTS = (write, exchange, add, login, logout, rotate, sign_in, everywhere)
+REQUESTS = {act.__name__: act for act in ACTS}
+
+
+class Session(SessionStore):
+    """With what a view does beside its session, so that a request is steps of one object."""
+
+    def end_everywhere(self, owner):
+        users.end_sessions(User(pk=int(owner)))
+
+    async def aend_everywhere(self, owner):
+        await users.aend_sessions(User(pk=int(owner)))
 
 
 def told(kind, *arguments):
@@ -85,7 +113,7 @@ def told(kind, *arguments):
 
 def make(key):
     """As our middleware does."""
-    return SessionStore.of_cookies([("sessionid", key)])
+    return Session.of_cookies([("sessionid", key)])
 
 
 def request(kind, key, *arguments):

@@ -1,8 +1,9 @@
 """Requests that race for one session lose nothing that was acknowledged, and revive nothing.
 
 In threads, in one event loop, and in four processes of either, on real stores. ``TEST_RACES``
-multiplies the rounds; with ``full`` they come to 20,000 writes, 10,000 logouts, 5,000 rotations.
-What was counted is logged: ``--log-file=figures.txt --log-file-level=INFO``.
+multiplies the rounds; with ``full`` they come to 20,000 writes, 10,000 logouts, 5,000 rotations,
+5,000 times "sign out everywhere". What was counted is logged:
+``--log-file=figures.txt --log-file-level=INFO``.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ from __future__ import annotations
 import logging
 import os
 import time
+import uuid
 from collections import Counter
 from contextlib import closing
 
 import pytest
+from django.contrib.auth.models import User
 
+from django_strategy_sessions import sessions_of
 from django_strategy_sessions.engine import SessionStore
 
 from .conftest import POSTGRES, REDIS
@@ -137,6 +141,32 @@ def rotations(make):
     return counted(answers, wrong=wrong, rotations=len(now), anew=anew)
 
 
+def sign_outs(make):
+    """A user signs out everywhere while each of their sessions is saved and rotated, and while they
+    sign in once more."""
+    # Numbers that no earlier run has used, because Redis remembers its sessions.
+    owners = [str(uuid.uuid4().int % 10**15) for _ in range(SESSIONS // 2)]
+    keys = {owner: [saved(_auth_user_id=owner) for _ in range(2)] for owner in owners}
+    requests, before = [], {}
+    for n, owner in enumerate(owners):
+        theirs = [["sign_in", saved(cart=n), owner]]
+        for key in keys[owner]:
+            theirs += [["write", key, {"a": n}], ["rotate", key]]
+            before[key] = owner
+        requests += [*theirs[: n % 6], ["everywhere", "", owner], *theirs[n % 6 :]]
+    answers = make(requests)
+    wrong, signed_in = 0, Counter()
+    for (kind, key, *arguments), (error, now_key, _seen) in zip(requests, answers, strict=True):
+        if kind == "sign_in" and not error:
+            signed_in[arguments[0]] += "_auth_user_id" in held(now_key)
+        elif key in before:
+            wrong += any("_auth_user_id" in held(each) for each in {key, now_key} if each)
+    done = [kind for (kind, *_), (error, *_) in zip(requests, answers, strict=True) if not error]
+    for owner in owners:  # a sign-in meanwhile has ended, or is listed
+        wrong += len(sessions_of(User(pk=int(owner)))) != signed_in[owner]
+    return counted(answers, wrong=wrong, ended=done.count("everywhere"))
+
+
 # -- what they prove -------------------------------------------------------------------------------
 
 
@@ -210,7 +240,14 @@ def test_a_save_that_races_a_rotation_is_kept_and_the_old_key_is_dead(race):
     assert "UpdateError" not in race(rotations)
 
 
-@pytest.mark.parametrize("once", [different_names, computed, logouts, rotations, one_name])
+def test_no_session_escapes_a_sign_out_everywhere(race):
+    assert race(sign_outs)["ended"]
+
+
+RACES = [different_names, computed, logouts, rotations, sign_outs, one_name]
+
+
+@pytest.mark.parametrize("once", RACES)
 @pytest.mark.parametrize("way", ["threads", "processes of tasks"], indirect=True)
 def test_each_race_catches_a_strategy_that_loses_it(racers, store, once):
     naive = "Piecemeal" if once is one_name else "Overwriting"
