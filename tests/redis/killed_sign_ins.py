@@ -63,8 +63,10 @@ def main(url, count):
         if key.startswith("owner:"):
             continue
         row = strategy.get(key)
-        texts = None if records.is_moved(row.record) else records.unseal(key, row.record, 32)
-        if texts and "_auth_user_id" in texts:
+        if row is None or records.is_moved(row.record):  # None: it has just expired
+            continue
+        texts = records.unseal(key, row.record, strategy.header_length)
+        if "_auth_user_id" in texts:
             live[json.loads(texts["_auth_user_id"])].add(key)
     found = {user: {one.reference for one in strategy.find_owned(user)} for user in USERS}
     missing = sum(len(live[user] - found[user]) for user in USERS)

@@ -60,7 +60,7 @@ _NAMES = {
 
 def test_no_application_that_dies_while_users_sign_in_hides_a_session(server):
     command = [sys.executable, "-m", "tests.redis.killed_sign_ins", server.url, str(KILLS)]
-    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     log.info("%d killed: %s", KILLS, told)
     result = json.loads(told)
     assert result["live"] >= KILLS
