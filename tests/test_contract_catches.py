@@ -10,7 +10,9 @@ from datetime import UTC, datetime
 import pytest
 
 from django_strategy_sessions import records
+from django_strategy_sessions.steps import run
 from django_strategy_sessions.strategies.base import (
+    Owned,
     SessionStrategy,
     Stored,
     StrategyUnavailable,
@@ -250,6 +252,67 @@ class ClaimsToBeAtomic(DictStrategy):
 RACES = [WithoutLock, RotatesTwice, OverwritesOnCollision, UnlockedCleanup, ClaimsToBeAtomic]
 
 
+class FindsEverybody(MemoryStrategy):
+    def find_owned(self, owner):
+        keys = list(self._rows)
+        return [
+            Owned(key, stored.texts, stored.expires, stored.created)
+            for key in keys
+            if (stored := run(self, self._open("", key, self._rows[key]))) is not None
+        ]
+
+
+class ForgetsImpersonators(MemoryStrategy):
+    def find(self, owner):
+        return {key: row for key, row in super().find(owner).items() if row.owner == owner}
+
+
+class EndsSessionsOfOthers(MemoryStrategy):
+    def end_owned(self, owner, references):
+        return sum(self.remove(reference) for reference in references)
+
+
+class MissesRotations(MemoryStrategy):
+    """Ends what it was told to, under the keys of that moment."""
+
+    def end_owned(self, owner, references):
+        theirs = {one.reference for one in self.find_owned(owner)}
+        return sum(self.remove(reference) for reference in theirs.intersection(references))
+
+
+class KeepsExpiredOwners(MemoryStrategy):
+    def find_owned(self, owner):
+        return [
+            Owned(key, records.unseal(key, row.record), row.expires, row.created)
+            for key, row in self.find(owner).items()
+        ]
+
+
+class TellsTheId(MemoryStrategy):
+    def _insert(self, texts, expires):
+        stored = yield from super()._insert(texts, expires)
+        self._ids = {**getattr(self, "_ids", {}), records.hashed(stored.session_id): stored}
+        return stored
+
+    def find_owned(self, owner):
+        return [
+            one._replace(reference=str(self._ids[one.reference].session_id))
+            if one.reference in self._ids
+            else one
+            for one in super().find_owned(owner)
+        ]
+
+
+OWNERS = [
+    FindsEverybody,
+    ForgetsImpersonators,
+    EndsSessionsOfOthers,
+    MissesRotations,
+    KeepsExpiredOwners,
+    TellsTheId,
+]
+
+
 def failures(contract, strategy_class, unavailable_class=Unreachable):
     """The names of the contract's tests that a strategy fails."""
 
@@ -287,6 +350,11 @@ def test_an_outage_that_is_told_wrongly_is_caught(strategy):
     outage = "test_a_store_that_cannot_answer_never_says_that_a_session_is_gone"
     failed = failures(StrategyContract, DictStrategy, unavailable_class=strategy)
     assert failed == [outage, f"{outage}_async"]
+
+
+@pytest.mark.parametrize("strategy", OWNERS)
+def test_a_strategy_that_mistakes_owners_is_caught(strategy):
+    assert failures(StrategyContract, strategy)
 
 
 @pytest.mark.parametrize("strategy", RACES)
