@@ -15,7 +15,7 @@ from django.contrib.sessions.backends.base import SessionBase
 from .sign_ins import NAME, SignIn, read_sign_in
 from .signals import USER, Ended, aannounce, announce
 from .strategies import get_strategy
-from .strategies.base import IMPERSONATORS, Owned, SessionStrategy
+from .strategies.base import Owned, SessionStrategy, owners_of
 from .values import decode
 
 if TYPE_CHECKING:  # models, and this package is imported before they can be
@@ -157,7 +157,7 @@ def _entries(owned: Iterable[Owned], current: Collection[str]) -> list[UserSessi
             one.created,
             one.expires,
             one.reference in current,
-            IMPERSONATORS in one.texts,
+            len(owners_of(one.texts)) > 1,
             read_sign_in(decode(one.texts[NAME])) if NAME in one.texts else None,
         )
         for one in owned

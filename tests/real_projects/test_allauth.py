@@ -7,7 +7,8 @@ from allauth.usersessions.models import UserSession
 from django.contrib.auth import get_user_model
 from django.test import Client
 
-from django_strategy_sessions import StrategyUnavailable
+from django_strategy_sessions import StrategyUnavailable, end_sessions, sessions_of
+from django_strategy_sessions.engine import SessionStore
 
 pytestmark = pytest.mark.usefixtures("strategy", "middleware")
 
@@ -114,3 +115,15 @@ def test_after_a_change_of_the_secret_key_others_can_be_ended_and_this_one_stays
     phone.post("/accounts/sessions/")
     assert is_logged_in(phone)
     assert not is_logged_in(laptop)
+
+
+def test_usersessions_notices_what_our_own_list_ended(phone, laptop):
+    ada = get_user_model().objects.get()
+    keys = {key(phone), key(laptop)}
+    entries = sessions_of(ada, current=SessionStore(key(phone)))
+    assert len(entries) == 2
+    assert not any(each in repr(entries) for each in keys)
+    assert end_sessions(ada, keep=SessionStore(key(phone))) == 1
+    assert is_logged_in(phone)
+    assert not is_logged_in(laptop)
+    assert listed(phone) == ["Phone"]

@@ -6,6 +6,7 @@ import pytest
 from django.contrib.auth import get_user_model
 from django.test import AsyncClient, Client
 
+from django_strategy_sessions import end_sessions, sessions_of
 from django_strategy_sessions.engine import SessionStore
 
 from ..conftest import run_in_loop
@@ -57,6 +58,21 @@ def test_a_superuser_becomes_another_user_and_comes_back(browser, bob):
     assert post("/hijack/release/").status_code == 302
     assert client.get("/whoami/").content == b"ada"
     assert not SessionStore().exists(of_bob)
+
+
+def test_the_session_is_found_under_both_users_while_one_is_the_other(browser, bob):
+    client, post = browser
+    ada = get_user_model().objects.get(username="ada")
+    post("/hijack/acquire/", user_pk=bob.pk)
+    (of_ada,), (of_bob,) = sessions_of(ada), sessions_of(bob)
+    assert of_ada.reference == of_bob.reference
+    assert of_bob.is_impersonated
+    post("/hijack/release/")
+    assert [one.is_impersonated for one in sessions_of(ada)] == [False]
+    assert sessions_of(bob) == []
+    post("/hijack/acquire/", user_pk=bob.pk)
+    assert end_sessions(ada) == 1
+    assert client.get("/whoami/").content == b""
 
 
 def test_a_user_may_not_become_another(browser, bob):

@@ -3,6 +3,7 @@
 An ignored line is one that they must refuse: both complain of an ignore that ignores nothing.
 """
 
+from datetime import datetime
 from typing import Any, NotRequired, TypedDict, assert_type
 
 from django.http import HttpRequest, HttpResponse
@@ -12,8 +13,14 @@ from django_strategy_sessions import (
     Session,
     SessionStorage,
     SessionStrategy,
+    UserSession,
+    aend_sessions,
+    asessions_of,
     create_session_storage,
+    end_session,
+    end_sessions,
     engine_session,
+    sessions_of,
     typed_session,
 )
 from django_strategy_sessions.engine import SessionStore
@@ -54,6 +61,25 @@ def own_methods(request: HttpRequest) -> None:
     session.flash("notice")  # type: ignore[call-arg]
     session.apply("visits", 1)  # type: ignore[arg-type]
     session.falsh("notice", "Saved.")  # type: ignore[attr-defined]
+
+
+def sessions_of_a_user(request: HttpRequest) -> None:
+    for entry in sessions_of(request.user, current=request.session):
+        assert_type(entry, UserSession)
+        assert_type(entry.expires, datetime)
+        if entry.sign_in is not None:
+            assert_type(entry.sign_in.address, str | None)
+            assert_type(entry.sign_in.device, str)
+        assert_type(end_session(request.user, entry.reference), int)
+        entry.reference = "another"  # type: ignore[misc]
+    assert_type(end_sessions(request.user, keep=request.session), int)
+    end_sessions(request.user.pk)  # type: ignore[arg-type]
+    end_sessions(request.user, "everywhere")  # type: ignore[arg-type]
+
+
+async def async_sessions_of_a_user(request: HttpRequest) -> None:
+    assert_type(await asessions_of(request.user), list[UserSession])
+    assert_type(await aend_sessions(request.user, keep=request.session), int)
 
 
 async def own_async_methods(request: HttpRequest) -> None:
