@@ -16,6 +16,7 @@ import re
 import secrets
 from functools import lru_cache
 from hashlib import sha256
+from json.encoder import encode_basestring_ascii as quote
 
 from . import signing
 from .conf import conf
@@ -79,7 +80,7 @@ def seal(key: str, texts: Texts, header: str = "") -> str:
     The strategy fixes the header's length. The record is ASCII if the header is. Raises
     `SessionTooLarge` if the texts exceed ``SESSION_MAX_SIZE`` bytes.
     """
-    lines = Hidden(",\n".join([f"{_quote(name)}:\t{text}" for name, text in texts.items()]))
+    lines = Hidden(",\n".join([f"{quote(name)}:\t{text}" for name, text in texts.items()]))
     if len(lines) > conf.SESSION_MAX_SIZE:
         raise SessionTooLarge(
             f"The session has {len(lines):,} bytes; SESSION_MAX_SIZE is {conf.SESSION_MAX_SIZE:,}."
@@ -95,10 +96,7 @@ def unseal(key: str, record: str, header_length: int = 0) -> Texts | None:
         return None
     made_by = record[MAC_LENGTH + header_length]
     lines = record[MAC_LENGTH + header_length + 2 : -1]
-    texts = Texts()
-    for line in lines.split(",\n") if lines else ():
-        name, _, text = line.partition(":\t")
-        texts[json.loads(name) if "\\" in name else name[1:-1]] = Text(text)
+    texts = _split(lines)
     other = serializer()
     if (made_by == _OTHER) != (other is not None):
         _logger.warning("A session record was written with another SESSION_SERIALIZER.")
@@ -137,8 +135,13 @@ def follow(key: str, record: str, header_length: int = 0) -> str | None:
     return body[header_length:] if _is_sealed(key, Hidden(seal + MOVED + body)) else None
 
 
-def _quote(name: str) -> str:
-    return json.dumps(name)
+def _split(lines: str) -> Texts:
+    """Return the texts by name. Neither holds a raw tab or newline."""
+    parts = lines[1:].replace(',\n"', '":\t').split('":\t') if lines else []
+    names, texts = parts[::2], parts[1::2]
+    if "\\" in "".join(names):
+        names = [json.loads(f'"{name}"') for name in names]
+    return Texts(zip(names, map(Text, texts), strict=True))
 
 
 def _mac(key: str, body: bytes | memoryview, secret: bytes) -> str:

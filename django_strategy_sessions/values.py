@@ -49,14 +49,14 @@ def serializer() -> Any | None:
 
 def encode(name: str, value: Any) -> Text:
     """Serialize one value. The `TypeError` for a value that cannot be serialized has the name."""
-    other, reason = serializer(), type(value).__name__
+    other = serializer()
     try:
         if other is None:
             return Text(_encode(value))
         return Text(f'"{b64encode(other().dumps({name: value})).decode()}"')
     except Exception as error:
-        if other is None:  # json's own messages name types and never show values
-            reason = str(error)
+        # json's own messages name types and never show values.
+        reason = str(error) if other is None else type(value).__name__
         failed = type(error).__name__
     # Error reports show local variables, also those of a cause, so the error has none.
     del value
