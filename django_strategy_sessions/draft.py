@@ -7,14 +7,14 @@ from threading import Lock
 from typing import Any
 
 from .hidden import HiddenDict
-from .values import Data, Text, Texts, decode, text_of_name
+from .values import Data, Text, Texts, decode, is_scalar, text_of_name
 
 _MISSING: Any = object()
 _decoding = Lock()  # one for all drafts, because it is held for microseconds and drafts are copied
 
 
 class Draft(HiddenDict):
-    """A session's data. It starts as the stored texts and decodes a value on first access.
+    """A session's data. It starts as the stored texts and decodes values on access.
 
     Decoding makes a new object, so the stored text never changes. A name that the request does not
     access is neither parsed nor serialized again.
@@ -23,12 +23,17 @@ class Draft(HiddenDict):
     def __getitem__(self, name: Any) -> Any:
         name = name if type(name) is str else _convert_name(name)
         value = dict.__getitem__(self, name)
-        if type(value) is Text:
-            with _decoding:  # all threads of the request have to get the same object
-                value = dict.__getitem__(self, name)
-                if type(value) is Text:
-                    value = decode(value)
-                    dict.__setitem__(self, name, value)
+        if type(value) is not Text:
+            return value
+        # A scalar cannot be changed from within, so its text stays and is not written anew.
+        return decode(value) if is_scalar(value) else self._decode(name)
+
+    def _decode(self, name: str) -> Any:
+        with _decoding:  # all threads of the request have to get the same object
+            value = dict.__getitem__(self, name)
+            if type(value) is Text:
+                value = decode(value)
+                dict.__setitem__(self, name, value)
         return value
 
     def __setitem__(self, name: Any, value: Any) -> None:
@@ -115,7 +120,7 @@ class Draft(HiddenDict):
 
     def _decode_all(self) -> None:
         for name in list(self):
-            self[name]
+            self._decode(name)
 
 
 def _convert_name(name: object) -> str:

@@ -175,11 +175,10 @@ class State:
         give another text at each call.
         """
         texts = self.data.raw()
-        for name in texts:
+        for name in [name for name, value in texts.items() if type(value) is not Text]:
             # Error reports show local variables, so the value is not assigned to one.
-            if type(texts[name]) is not Text:
-                text, base = encode(name, texts[name]), known.get(name)
-                texts[name] = base if base is not None and same(text, base) else text
+            text, base = encode(name, texts[name]), known.get(name)
+            texts[name] = base if base is not None and same(text, base) else text
         return texts
 
     @property

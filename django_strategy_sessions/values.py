@@ -71,6 +71,11 @@ def decode(text: str) -> Any:
     return value
 
 
+def is_scalar(text: str) -> bool:
+    """Whether the text's value is one that cannot be changed from within."""
+    return serializer() is None and text[0] not in "[{"
+
+
 def same(one: str, another: str) -> bool:
     """Whether two texts hold the same value. An encrypting serializer never repeats a text."""
     return one == another or (serializer() is not None and _equal(decode(one), decode(another)))

@@ -69,6 +69,12 @@ def test_a_request_that_reads_one_name_serializes_only_that(work):
     assert work["serialized"] <= 1
 
 
+def test_scalars_that_were_read_are_not_serialized(work):
+    key = saved(work, user="ada", visits=12, **NAMES)
+    respond(key, lambda session: (session["user"], session["visits"]))
+    assert work == {"parsed": 2}
+
+
 def test_a_request_that_looks_at_nothing_parses_and_serializes_nothing(work):
     key = saved(work, **NAMES)
     respond(key, lambda session: None)
