@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import cache
 from hashlib import sha1
+from inspect import signature
 from math import inf
 from pathlib import Path
 from types import FunctionType
@@ -845,9 +846,19 @@ class ClusterConnectionFactory(_ConnectionFactory):
 
 def _exchange_over(connection: Any, commands: list[Command], limit: float | None) -> list[Any]:
     connection.send_packed_command(_pack(connection, commands))
-    if limit is not None and not connection.can_read(limit):
+    if limit is None:
+        return [_read_reply(connection) for _ in commands]
+    if _has_bounded_reads(connection.__class__):  # saves two calls of poll()
+        return [_read_reply(connection, timeout=limit) for _ in commands]
+    if not connection.can_read(limit):
         raise redis.TimeoutError("The server did not answer on this connection.")
     return [_read_reply(connection) for _ in commands]
+
+
+@cache
+def _has_bounded_reads(connection_class: Any) -> bool:
+    """Whether `read_response` takes a time-out, as since redis-py 8."""
+    return "timeout" in signature(connection_class.read_response).parameters
 
 
 def _pack(connection: Any, commands: list[Command]) -> list[HiddenBytes]:
@@ -858,9 +869,9 @@ def _pack(connection: Any, commands: list[Command]) -> list[HiddenBytes]:
     return list(map(HiddenBytes, packed))
 
 
-def _read_reply(connection: Any) -> Any:
+def _read_reply(connection: Any, **options: Any) -> Any:
     try:
-        return connection.read_response()
+        return connection.read_response(**options)
     except ResponseError as error:
         return error
 
