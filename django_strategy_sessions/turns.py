@@ -28,9 +28,7 @@ class Turn:
         self._waiting: list[Future[None]] = []
 
     def __enter__(self) -> None:
-        # Sync code in the thread of an event loop must not wait for a task of that loop.
-        passes = _is_loop_running()
-        while (turn := self._take(by_task=False, passes=passes)) is not None:
+        while (turn := self._take(by_task=False)) is not None:
             turn.result()
 
     async def __aenter__(self) -> None:
@@ -52,14 +50,16 @@ class Turn:
     async def __aexit__(self, *error: object) -> None:
         self.__exit__()
 
-    def _take(self, by_task: bool, passes: bool = False) -> Future[None] | None:
+    def _take(self, by_task: bool) -> Future[None] | None:
         """``None``, or what tells when to try again."""
         with self._guard:
             if self._holder is None:
                 self._holder, self._by_task, self._depth = object(), by_task, 1
                 _inside.set((*_inside.get(), self._holder))
                 return None
-            if self._holder in _inside.get() or (passes and self._by_task):
+            # Sync code in the thread of an event loop must not wait for a task of that loop.
+            passes = self._by_task and not by_task and _is_loop_running()
+            if passes or self._holder in _inside.get():
                 self._depth += 1
                 return None
             turn: Future[None] = Future()
