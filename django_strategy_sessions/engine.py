@@ -63,10 +63,10 @@ class SessionStore(SessionBase):
         `cookies` holds pairs of a cookie's name and its value.
         """
         store = cls()
-        ids = (_session_id(key, name) for name, key in cookies)
+        ids = [_session_id(key, name) for name, key in cookies]
         store._given_ids = [session_id for session_id in ids if session_id is not None]
         if store._given_ids:
-            store._state = State(store._given_ids[0], store._given_ids[1:])
+            store._state.session_id, *store._state.others = store._given_ids
         store._state.may_follow = True
         return store
 
