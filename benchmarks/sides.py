@@ -112,6 +112,9 @@ class Engine:
         session.update(LOGIN)
         session.save()
 
+    def rotate(self, key: str) -> None:
+        self.store(key).cycle_key()
+
     def logout(self, key: str) -> None:
         self.store(key).flush()
 
@@ -170,11 +173,15 @@ class BarePostgres:
         self._swap(key, data)
 
     def login(self, key: str) -> None:
+        new, data = self.rotate(key)
+        data |= LOGIN
+        self._swap(new, data)
+
+    def rotate(self, key: str) -> tuple[str, Data]:
         data, new = self.load(key), uuid4().hex
         row = new, _dumped(data), _FAR, data.get("_auth_user_id"), _FAR
         self._one(postgres._MOVE, _MARKER, _FAR, _FAR, key, _PAST, _MAC, *row)
-        data |= LOGIN
-        self._swap(new, data)
+        return new, data
 
     def logout(self, key: str) -> None:
         self._one(postgres._DELETE, key)
@@ -194,7 +201,7 @@ class BareRedis:
         self.client = get_redis_connection("bare")
         self.scripts = {
             script: self.client.script_load(script)
-            for script in (redis._SWAP, redis._MOVE, redis._REMOVE)
+            for script in (redis._SWAP, redis._MOVE, redis._REMOVE, _UNMARKED_KEY)
         }
 
     def create(self, data: Data) -> str:
@@ -214,16 +221,44 @@ class BareRedis:
         self._run(redis._SWAP, [key], _MAC, _dumped(data), _HOUR)
 
     def login(self, key: str) -> None:
-        data, new = self.load(key), uuid4().hex
-        self._run(redis._MOVE, [key, new], _MAC, _MARKER, _HOUR, _dumped(data), _HOUR)
+        new, data = self.rotate(key)
         data |= LOGIN
         self._run(redis._SWAP, [new], _MAC, _dumped(data), _HOUR)
+
+    def rotate(self, key: str) -> tuple[str, Data]:
+        data, new = self.load(key), uuid4().hex
+        self._run(redis._MOVE, [key, new], _MAC, _MARKER, _HOUR, _dumped(data), _HOUR)
+        return new, data
 
     def logout(self, key: str) -> None:
         self._run(redis._REMOVE, [key])
 
     def _run(self, script: str, keys: list[str], *values: Any) -> None:
         assert self.client.evalsha(self.scripts[script], len(keys), *keys, *values) == 1
+
+
+# The same, but a rotation leaves no marker under the old key: what the marker costs.
+_UNMARKED_ID = postgres._SWAP.replace(" SET ", " SET id = %s, ", 1)
+_UNMARKED_KEY = f"""
+if {redis._MAC} ~= ARGV[1] then return 0 end
+if not redis.call('SET', KEYS[2], ARGV[2], 'NX', 'PX', ARGV[3]) then return 0 end
+return redis.call('DEL', KEYS[1])
+"""
+
+
+class UnmarkedPostgres(BarePostgres):
+    def rotate(self, key: str) -> tuple[str, Data]:
+        data, new = self.load(key), uuid4().hex
+        values = _dumped(data), _FAR, data.get("_auth_user_id"), _FAR
+        self._one(_UNMARKED_ID, new, *values, key, _PAST, _MAC)
+        return new, data
+
+
+class UnmarkedRedis(BareRedis):
+    def rotate(self, key: str) -> tuple[str, Data]:
+        data, new = self.load(key), uuid4().hex
+        self._run(_UNMARKED_KEY, [key, new], _MAC, _dumped(data), _HOUR)
+        return new, data
 
 
 @contextmanager

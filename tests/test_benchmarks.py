@@ -14,6 +14,8 @@ from .servers import Valkey, postgres_url
 ROOT = Path(__file__).parent.parent
 PLOTS = {
     "Operations": "operations",
+    "Rotation": None,
+    "Replicas": None,
     "In an event loop": None,
     "Requests a second": "requests",
     "Growth with the table": "table",

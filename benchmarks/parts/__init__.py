@@ -1,4 +1,16 @@
 """The parts of the benchmark, a module each, with one function: ``measured(scale) -> Section``."""
 
 # In the page's order. The last one alters its table.
-PARTS = ["operations", "loop", "requests", "table", "size", "writers", "cleanup", "stored", "hot"]
+PARTS = [
+    "operations",
+    "rotation",
+    "replicas",
+    "loop",
+    "requests",
+    "table",
+    "size",
+    "writers",
+    "cleanup",
+    "stored",
+    "hot",
+]
