@@ -30,7 +30,7 @@ from ..models import StoredSession
 from ..steps import Steps, run
 from .base import Answers, StrategyUnavailable
 from .forks import leave_to_parent
-from .sealed import Row, SealedStrategy, log_damaged
+from .sealed import CONFLICTS, Row, SealedStrategy, log_damaged
 
 T = TypeVar("T")
 
@@ -62,7 +62,7 @@ class DatabaseStrategy(SealedStrategy):
     Reads go there too, because a replica may not have the latest login or logout yet.
     """
 
-    conflicts_before_turn = 8
+    conflicts_before_turn = CONFLICTS
     finds_owners = True
 
     def __init__(self, using: str | None = None) -> None:

@@ -40,7 +40,8 @@ T = TypeVar("T")
 
 _logger = logging.getLogger("django.security.SuspiciousSession")
 
-CONFLICTS = 8  # after this many conflicts, a save pauses between attempts
+CONFLICTS = 8  # after this many conflicts, a save takes a lock, where the store has locks
+LONGEST_PAUSE = 0.1  # seconds, between two attempts of a save without a lock
 PATIENCE = 5.0  # seconds after which a save without a lock gives up
 # For this long after a rotation, a save that loaded the old key follows to the new key: the longest
 # time that a request may take.
@@ -458,9 +459,10 @@ class _Retries:
                 "Gave up saving: other requests kept changing this session"
                 f" ({self.conflicts} attempts)."
             )
-        if self.conflicts >= CONFLICTS:
-            seconds = random.uniform(0, 0.002 * self.conflicts)  # noqa: S311
-            yield from call(SealedStrategy.pause, seconds)
+        # Randomly up to twice as long each time, so that the more requests save one session, the
+        # fewer of them try at once.
+        longest = min(0.001 * 2**self.conflicts, LONGEST_PAUSE)
+        yield from call(SealedStrategy.pause, random.uniform(0, longest))  # noqa: S311
 
 
 def _show(written: Stored, texts: Texts) -> Stored:
