@@ -72,7 +72,7 @@ def test_a_users_name_is_escaped_and_an_anonymous_session_has_none(client, staff
     assert '<td class="field-user">-</td>' in page
 
 
-def test_staff_who_may_not_see_users_get_no_link_to_them(db, staff, session):
+def test_staff_without_permission_to_view_users_get_no_link_to_them(db, staff, session):
     clerk = get_user_model().objects.create_user("clerk", is_staff=True)
     clerk.user_permissions.add(Permission.objects.get(codename="view_storedsession"))
     client = Client()
@@ -83,7 +83,7 @@ def test_staff_who_may_not_see_users_get_no_link_to_them(db, staff, session):
 
 
 @pytest.mark.parametrize("owner", ["a uuid of an earlier user model", "9" * 30, "-1"])
-def test_an_owner_who_cannot_be_a_user_is_shown_as_stored(client, session, owner):
+def test_an_owner_that_matches_no_user_is_shown_as_stored(client, session, owner):
     StoredSession.objects.update(owner=owner)
     client.force_login(get_user_model().objects.get())
     assert owner in client.get(LIST).content.decode()

@@ -195,7 +195,7 @@ def test_a_forged_cookie(column, settings, trips):
     assert seen == cell("Queries for a forged cookie", column)
 
 
-def test_what_lies_in_the_store(column):
+def test_what_the_store_holds(column):
     key = saved(user="ada")
     with connections["postgres"].cursor() as cursor:
         cursor.execute("SELECT session_key FROM django_session")

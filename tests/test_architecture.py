@@ -149,7 +149,7 @@ def test_a_strategy_is_imported_only_by_one_that_is_built_on_it():
     assert users == {name: {"strategies.database"} for name in of_postgres}
 
 
-def test_each_driver_is_known_to_one_store():
+def test_each_driver_is_imported_by_one_store_only():
     used: dict[str, set[str]] = {}
     for module, names in FOUND.items():
         for root in {name.partition(".")[0] for name in names}:
@@ -164,6 +164,6 @@ def test_a_project_has_to_install_nothing_but_django():
     assert names == {"django", "typing-extensions"}  # the second below Python 3.13 only
 
 
-def test_no_module_is_a_drawer():
+def test_no_module_is_named_utils():
     words = {word for module in FOUND for word in module.split(".")}
     assert not words & {"common", "core", "exceptions", "helpers", "misc", "utils"}

@@ -124,7 +124,7 @@ def test_a_visit(site, chromium):
         look(page, "brewing")
 
 
-def test_every_page_says_who_is_signed_in_and_how_much_is_in_the_cart(shared_site, chromium):
+def test_every_page_shows_the_signed_in_user_and_the_size_of_the_cart(shared_site, chromium):
     paths = ["", "brewing/", "cart/", "session/", "race/", "outage/", "docs/", "no/such/page/"]
     with visitor(chromium, "status of 404|favicon.ico") as page:
         navigation = page.get_by_role("navigation")

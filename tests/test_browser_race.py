@@ -145,7 +145,7 @@ def test_without_scripts_the_race_says_why_it_cannot_run(site, chromium):
         expect(page.get_by_text("needs JavaScript")).to_be_visible()
 
 
-def test_an_outage_changes_nothing_for_whoever_is_signed_in(site, chromium):
+def test_an_outage_changes_nothing_for_a_signed_in_user(site, chromium):
     with visitor(chromium, DOWN) as page:
         page.goto(site)
         page.get_by_label("Add Golden-tip Assam to the cart").click()
@@ -187,7 +187,7 @@ def test_an_outage_changes_nothing_for_whoever_is_signed_in(site, chromium):
         expect(page.get_by_label("Quantity of Golden-tip Assam", exact=True)).to_have_value("1")
 
 
-def test_the_whole_outage_is_told_on_one_page(site, chromium):
+def test_one_page_shows_the_whole_outage(site, chromium):
     with visitor(chromium, DOWN) as page:
         sign_in(page, site, then="/outage/")
         rows = page.locator("#log tbody tr")
@@ -278,7 +278,7 @@ def test_the_keyboard_is_enough(site, chromium):
 
 
 @pytest.mark.parametrize(("wish", "moving"), [("reduce", False), ("no-preference", True)])
-def test_nothing_moves_for_those_who_want_that(wish, moving, site, chromium):
+def test_nothing_moves_for_visitors_who_prefer_reduced_motion(wish, moving, site, chromium):
     with visitor(chromium, reduced_motion=wish) as page:
         page.goto(f"{site}race/")
         styles = page.evaluate(

@@ -119,7 +119,7 @@ def test_nothing_is_wrong_with_the_suites_own_settings():
 
 
 @pytest.mark.parametrize(("expected", "wrong"), WRONG.values(), ids=WRONG)
-def test_what_is_wrong_is_told_with_a_hint_to_paste(settings, expected, wrong):
+def test_check_reports_each_mistake_with_a_hint_to_paste(settings, expected, wrong):
     for name, value in wrong.items():
         setattr(settings, name, value)
     (message,) = ours()
@@ -131,7 +131,7 @@ def test_what_is_wrong_is_told_with_a_hint_to_paste(settings, expected, wrong):
         ast.parse(message.hint)  # Python, as it stands
 
 
-def test_the_default_cache_is_for_caching(settings):
+def test_check_warns_of_sessions_in_the_default_cache(settings):
     """So sessions in it are told of too."""
     settings.CACHES = {"default": REDIS_CACHE}
     settings.SESSION_STRATEGY = REDIS["BACKEND"]
@@ -141,7 +141,7 @@ def test_the_default_cache_is_for_caching(settings):
     assert ours() == []
 
 
-def test_the_app_that_is_not_installed_is_told_when_the_engine_is_first_imported():
+def test_importing_the_engine_reports_that_the_app_is_not_installed():
     code = (
         "import django; from django.conf import settings; settings.configure();"
         "django.setup(); import django_strategy_sessions.engine"
@@ -152,7 +152,7 @@ def test_the_app_that_is_not_installed_is_told_when_the_engine_is_first_imported
     assert "INSTALLED_APPS = [" in run.stderr
 
 
-def test_the_app_that_is_not_installed_is_told_by_check_where_our_middleware_is_looked_at():
+def test_check_reports_that_the_app_is_not_installed_if_our_middleware_is():
     """Its own checks are not there; those of the admin import every middleware."""
     code = """
 import django
@@ -186,7 +186,7 @@ call_command("check")
         (REDIS["BACKEND"], "redis", '"django-strategy-sessions[redis]"'),
     ],
 )
-def test_a_driver_that_is_not_installed_is_told_with_the_command_that_installs_it(
+def test_check_names_the_command_that_installs_a_missing_driver(
     settings, monkeypatch, path, driver, hint
 ):
     strategies = "django_strategy_sessions.strategies."
@@ -201,7 +201,7 @@ def test_a_driver_that_is_not_installed_is_told_with_the_command_that_installs_i
 
 
 @pytest.mark.parametrize("what", ["options", "refuses", "import"])
-def test_a_cause_is_told_once(settings, what):
+def test_check_reports_a_cause_once(settings, what):
     for name, value in WRONG[what][1].items():
         setattr(settings, name, value)
     (message,) = ours()
@@ -210,7 +210,7 @@ def test_a_cause_is_told_once(settings, what):
     assert message.msg.count(str(error.value.__cause__)) == 1
 
 
-def test_a_short_key_that_does_not_sign_is_nothing_of_ours(settings):
+def test_check_ignores_a_short_secret_key_that_does_not_sign(settings):
     settings.SECRET_KEY = "hunter2"
     settings.SESSION_COOKIE_SECRETS = ["a secret of more than thirty-two characters"]
     assert ours() == []
@@ -221,7 +221,7 @@ def ours_in_production():
     return {m.id: m for m in found if (m.id or "").startswith("strategy_sessions.")}
 
 
-def test_memory_is_nothing_for_production(settings):
+def test_check_warns_of_the_memory_strategy_in_production(settings):
     assert "strategy_sessions.W008" not in ours_in_production()
     settings.SESSION_STRATEGY = MEMORY
     assert ours() == []
@@ -231,7 +231,7 @@ def test_memory_is_nothing_for_production(settings):
     assert "strategy_sessions.W008" not in ours_in_production()
 
 
-def test_djangos_app_beside_our_engine_is_told_before_production(settings):
+def test_check_deploy_warns_of_djangos_app_beside_our_engine(settings):
     """A logout over a back channel that deletes rows of its model would end nothing."""
     message = ours_in_production()["strategy_sessions.W009"]
     exec(message.hint.partition("#")[0], {"INSTALLED_APPS": (names := [*settings.INSTALLED_APPS])})
@@ -239,13 +239,13 @@ def test_djangos_app_beside_our_engine_is_told_before_production(settings):
     assert "strategy_sessions.W009" not in ours_in_production()
 
 
-def test_another_engine_may_have_djangos_app(settings):
+def test_check_allows_djangos_app_with_another_engine(settings):
     settings.SESSION_ENGINE = "django.contrib.sessions.backends.db"
     assert "strategy_sessions.W009" not in ours_in_production()
 
 
 @pytest.mark.parametrize("mode", [None, "DEFERRED", "IMMEDIATE", "EXCLUSIVE"])
-def test_sqlite_under_atomic_requests_has_to_begin_as_a_writer(settings, mode):
+def test_check_wants_immediate_transactions_on_sqlite_under_atomic_requests(settings, mode):
     given = connections["down"].settings_dict
     settings.SESSION_STRATEGY = {"BACKEND": DATABASE, "OPTIONS": {"using": "down"}}
     with mock.patch.dict(given, ATOMIC_REQUESTS=True, OPTIONS={"transaction_mode": mode}):
@@ -258,7 +258,7 @@ def test_sqlite_under_atomic_requests_has_to_begin_as_a_writer(settings, mode):
         assert ours() == []
 
 
-def test_sqlite_without_atomic_requests_is_left_alone(settings):
+def test_check_ignores_sqlite_without_atomic_requests(settings):
     settings.SESSION_STRATEGY = {"BACKEND": DATABASE, "OPTIONS": {"using": "down"}}
     assert ours() == []
 

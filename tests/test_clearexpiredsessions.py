@@ -103,7 +103,7 @@ def test_verbosity_is_honoured(strategy):
 
 
 @of_strategies_that_need_it
-def test_it_stops_when_its_time_is_over_and_says_how_many_remain(strategy):
+def test_it_stops_at_its_time_limit_and_reports_how_many_remain(strategy):
     fill(5)
     out = clear("--batch-size=1", "--max-seconds=0")
     assert out == "Deleted 1 expired sessions. Stopped after 0 seconds: 4 remain.\n"
@@ -112,7 +112,7 @@ def test_it_stops_when_its_time_is_over_and_says_how_many_remain(strategy):
 
 
 @pytest.mark.parametrize("verbosity", [0, 1])
-def test_what_remains_is_a_status_of_its_own_where_that_is_asked_for(verbosity):
+def test_remaining_sessions_set_an_exit_status_on_request(verbosity):
     fill(5)
     options = ("--max-seconds=0", "--fail-if-remaining", f"--verbosity={verbosity}")
     run = process("--batch-size=3", *options)
@@ -127,7 +127,7 @@ def test_what_remains_is_a_status_of_its_own_where_that_is_asked_for(verbosity):
 
 
 @pytest.mark.parametrize("option", ["--batch-size=0", "--max-seconds=-1", "--sleep=nan"])
-def test_senseless_options_are_refused(option):
+def test_invalid_options_are_refused(option):
     with pytest.raises(CommandError):
         clear(option)
 
@@ -138,7 +138,7 @@ def test_djangos_own_command_works_too(strategy):
     assert strategy.count_expired() == 0
 
 
-def test_the_longest_expired_go_first():
+def test_the_sessions_that_expired_first_are_deleted_first():
     fill(10)
     clear("--batch-size=3", "--max-seconds=0")
     gone = StoredSession.objects.filter(expires__lt=later(-8.5))
@@ -186,14 +186,14 @@ def test_a_strategy_that_cannot_says_so(settings):
         clear()
 
 
-def test_an_outage_is_an_error_that_says_what_stands(settings):
+def test_an_outage_is_an_error_that_says_earlier_deletions_stay(settings):
     settings.SESSION_STRATEGY = f"{__name__}.Unavailable"
     with pytest.raises(CommandError, match=r"down\. What was deleted before stays") as error:
         clear()
     assert isinstance(error.value.__cause__, StrategyUnavailable)
 
 
-def test_two_at_once_add_up():
+def test_two_commands_at_once_delete_each_session_once():
     fill(400)
     runs = [process("--batch-size=7") for _ in range(2)]
     results = [run.communicate(timeout=60) for run in runs]
@@ -351,7 +351,7 @@ def test_a_terminal_sees_progress_and_a_pipe_gets_one_line(environment):
     assert (out, err) == ("Deleted 1 expired sessions.\n", "")
 
 
-def test_what_is_said_of_batches_does_not_tear_the_progress(environment):
+def test_messages_about_batches_do_not_break_the_progress_line(environment):
     fill(30)
     written, _ = on_terminal("--batch-size=10", "--verbosity=2", environment=environment)
     *batches, progress, total, end = screen(written)
@@ -360,7 +360,7 @@ def test_what_is_said_of_batches_does_not_tear_the_progress(environment):
     assert (total, end) == ("Deleted 30 expired sessions.", "")
 
 
-def test_sigterm_does_not_tear_the_progress(environment):
+def test_sigterm_does_not_break_the_progress_line(environment):
     fill(30)
     written, _ = on_terminal(
         *("--batch-size=10", "--sleep=60", "--verbosity=2"),

@@ -346,7 +346,7 @@ def test_a_broken_strategy_is_caught_sync_and_async(strategy):
 
 
 @pytest.mark.parametrize("strategy", [AnswersNoneOnFailure, HidesTheCause])
-def test_an_outage_that_is_told_wrongly_is_caught(strategy):
+def test_an_outage_that_is_reported_wrongly_is_caught(strategy):
     outage = "test_a_store_that_cannot_answer_never_says_that_a_session_is_gone"
     failed = failures(StrategyContract, DictStrategy, unavailable_class=strategy)
     assert failed == [outage, f"{outage}_async"]

@@ -90,7 +90,7 @@ def told(caplog):
     return [record.message for record in caplog.records if "damaged" in record.message]
 
 
-def test_it_is_no_session_and_logged_once(damage, do, caplog):
+def test_a_damaged_row_is_no_session_and_is_logged_once(damage, do, caplog):
     def steps():
         stored = yield "insert", {"a": 1}, later()
         yield "load", stored.session_id
@@ -105,7 +105,7 @@ def test_it_is_no_session_and_logged_once(damage, do, caplog):
 
 
 @pytest.mark.parametrize("verb", ["merge", "rotate"])
-def test_a_save_of_one_that_was_loaded_before_is_kept_or_refused(damage, do, verb):
+def test_a_save_of_a_session_whose_row_was_damaged_is_kept_or_refused(damage, do, verb):
     def steps():
         stored = yield "insert", {"a": 1}, later()
         damage(stored.session_id)
@@ -116,7 +116,7 @@ def test_a_save_of_one_that_was_loaded_before_is_kept_or_refused(damage, do, ver
     do(get_strategy(), steps())
 
 
-def test_no_page_fails(damage, settings):
+def test_no_page_fails_because_of_a_damaged_row(damage, settings):
     settings.MIDDLEWARE = [OURS, *settings.MIDDLEWARE[1:]]
     user = get_user_model().objects.create_user("ada", password="secret")
     client = Client(raise_request_exception=False)
@@ -128,7 +128,7 @@ def test_no_page_fails(damage, settings):
         client.cookies.clear()
 
 
-def test_the_command_that_clears_expired_sessions_copes(damage):
+def test_clearexpiredsessions_works_despite_damaged_rows(damage):
     session = SessionStore()
     session["a"] = 1
     session.save()

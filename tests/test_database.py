@@ -150,7 +150,7 @@ def test_a_database_that_is_locked_is_unavailable(settings):
     assert strategy.load(stored.session_id).data == {"a": 1}
 
 
-def test_a_session_saved_in_a_transaction_shares_its_fate():
+def test_a_session_saved_in_a_transaction_is_rolled_back_with_it():
     with transaction.atomic():
         kept = strategy.insert({"a": 1}, later())
     with transaction.atomic():

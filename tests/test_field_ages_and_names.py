@@ -234,7 +234,7 @@ def test_such_a_name_works_in_async_code(strategy, name, text):
 
 
 @names
-def test_such_a_name_is_applied_to_and_flashed(strategy, name, text):
+def test_such_a_name_works_with_apply_and_flash(strategy, name, text):
     session = SessionStore()
     session[text] = 1
     session = again(session)

@@ -79,7 +79,7 @@ def both(stale, good, order, name="sessionid"):
 
 @orders
 @servers
-def test_the_good_one_of_two_cookies_is_taken_and_none_is_deleted(stale, order, server):
+def test_the_valid_one_of_two_cookies_is_used_and_none_is_deleted(stale, order, server):
     headers = both(stale, saved(name="good"), order)
     response = ask(Browser(), ("get", "name"), server=server, headers=headers)
     assert response.seen == ["good"]
@@ -88,7 +88,7 @@ def test_the_good_one_of_two_cookies_is_taken_and_none_is_deleted(stale, order, 
 
 @orders
 @servers
-def test_a_save_renews_the_good_one_of_two_cookies(stale, order, server):
+def test_a_save_renews_the_valid_one_of_two_cookies(stale, order, server):
     good = saved(name="good")
     steps = [("update", {"more": 1})]
     response = ask(Browser(), *steps, server=server, headers=both(stale, good, order))
@@ -98,7 +98,7 @@ def test_a_save_renews_the_good_one_of_two_cookies(stale, order, server):
 
 @orders
 @servers
-def test_a_page_that_only_asks_for_a_cookie_renews_the_good_one(settings, stale, order, server):
+def test_a_page_that_only_asks_for_a_cookie_renews_the_valid_one(settings, stale, order, server):
     good = saved(name="good")
     response = ask(Browser(), MODIFIED, server=server, headers=both(stale, good, order))
     assert response.cookies["sessionid"].value == good
@@ -139,7 +139,7 @@ def test_a_login_with_two_cookies_keeps_the_cart_and_ends_the_old_key(ada, stale
 
 
 @servers
-def test_of_two_sessions_that_are_alive_the_first_is_taken(strategy, server):
+def test_the_first_of_two_live_sessions_is_used(strategy, server):
     """Browsers send the one with the longer path first (RFC 6265, 5.4)."""
     first, last = saved(name="first"), saved(name="last")
     headers = {"cookie": f"sessionid={first}; csrftoken=x; sessionid={last}"}
@@ -166,7 +166,7 @@ def test_two_cookies_that_do_not_verify_are_deleted(strategy, server):
 @orders
 @colours
 @pytest.mark.parametrize("given", ["request", "header"])
-def test_an_explicit_storage_takes_the_good_one_of_two_cookies(strategy, order, colour, given):
+def test_an_explicit_storage_uses_the_valid_one_of_two_cookies(strategy, order, colour, given):
     storage = create_session_storage(strategy)
 
     def opened(source):
@@ -197,7 +197,7 @@ def test_an_explicit_storage_takes_the_good_one_of_two_cookies(strategy, order, 
 
 @colours
 @pytest.mark.parametrize("header", [None, "stale"])
-def test_a_storage_goes_by_the_cookies_of_the_request(strategy, colour, header):
+def test_a_storage_reads_the_cookies_of_the_request(strategy, colour, header):
     """Where a test or a middleware has set them."""
     storage = create_session_storage(strategy)
     session = storage.get_session()
@@ -217,7 +217,7 @@ def test_a_storage_goes_by_the_cookies_of_the_request(strategy, colour, header):
 
 
 @pytest.mark.parametrize("header", [None, "stale"])
-def test_the_middleware_goes_by_the_cookies_of_the_request(strategy, header):
+def test_the_middleware_reads_the_cookies_of_the_request(strategy, header):
     good, sent = saved(name="good"), saved(name="of the header")
     headers = {"cookie": f"sessionid={sent}"} if header else None
     request = RequestFactory().get("/", headers=headers)
@@ -239,7 +239,7 @@ NO_KEYS = {
 
 @pytest.mark.parametrize("kind", NO_KEYS)
 @colours
-def test_a_key_that_is_no_string_is_an_unknown_key(strategy, colour, kind):
+def test_a_key_that_is_not_a_string_is_unknown(strategy, colour, kind):
     alive = saved(name="private")
     given = NO_KEYS[kind](alive)
     session = SessionStore(given)
@@ -263,7 +263,7 @@ def test_a_key_that_is_no_string_is_an_unknown_key(strategy, colour, kind):
     assert SessionStore(alive).load() == {"name": "private"}
 
 
-def test_a_request_whose_cookie_is_no_string_is_of_a_visitor(strategy):
+def test_a_request_whose_cookie_is_not_a_string_is_anonymous(strategy):
     """Some tests put a morsel there, as `response.cookies` has it."""
     client = Browser()
     client.cookies["sessionid"] = saved(name="private")
@@ -325,7 +325,7 @@ def test_a_write_under_the_old_name_is_answered_under_the_new(strategy, renamed,
 
 
 @servers
-def test_a_login_under_the_old_name_rotates_as_ever(ada, renamed, server):
+def test_a_login_under_the_old_name_rotates_the_session(ada, renamed, server):
     client = Browser()
     client.get("/write/?name=cart")
     old = client.cookies["sessionid"].value
@@ -363,7 +363,7 @@ def test_the_new_name_wins_over_the_old(strategy, renamed, server):
 
 
 @servers
-def test_the_old_name_is_taken_where_the_session_of_the_new_has_ended(strategy, renamed, server):
+def test_the_old_name_is_used_if_the_session_of_the_new_name_has_ended(strategy, renamed, server):
     old = saved(name="old")
     renamed()
     headers = {"cookie": f"{NEW}={ended()}; sessionid={old}"}
@@ -372,7 +372,7 @@ def test_the_old_name_is_taken_where_the_session_of_the_new_has_ended(strategy, 
 
 
 @servers
-def test_without_fallbacks_the_old_name_is_nothing_to_us(strategy, settings, renamed, server):
+def test_without_fallbacks_the_old_name_is_ignored(strategy, settings, renamed, server):
     client = Browser()
     client.get("/write/?name=cart")
     renamed()
@@ -382,7 +382,7 @@ def test_without_fallbacks_the_old_name_is_nothing_to_us(strategy, settings, ren
     assert not response.cookies
 
 
-def test_a_key_of_the_old_name_is_worth_nothing_under_the_new(strategy, renamed):
+def test_a_key_of_the_old_name_does_not_verify_under_the_new_name(strategy, renamed):
     client = Browser()
     client.get("/write/?name=cart")
     old = client.cookies["sessionid"].value
@@ -396,7 +396,7 @@ def test_a_key_of_the_old_name_is_worth_nothing_under_the_new(strategy, renamed)
 
 
 @servers
-def test_a_partitioned_cookie_is_set_and_deleted_as_one(strategy, settings, server):
+def test_a_partitioned_cookie_is_set_and_deleted_as_partitioned(strategy, settings, server):
     """A browser deletes it only where the deletion has the attribute, too."""
     settings.SESSION_COOKIE_PARTITIONED = settings.SESSION_COOKIE_SECURE = True
     settings.SESSION_COOKIE_SAMESITE = "None"
@@ -413,6 +413,6 @@ def test_a_partitioned_cookie_is_set_and_deleted_as_one(strategy, settings, serv
 
 
 @servers
-def test_a_cookie_is_not_partitioned_unless_it_is_asked_for(strategy, server):
+def test_a_cookie_is_not_partitioned_unless_the_setting_says_so(strategy, server):
     response = ask(Browser(), ("update", {"a": 1}), server=server)
     assert "partitioned" not in response.cookies["sessionid"].OutputString().lower()

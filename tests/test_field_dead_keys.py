@@ -197,7 +197,7 @@ def test_a_session_that_ended_after_its_own_rotation_sends_no_cookie(client, mid
 
 
 @servers
-def test_only_a_cookie_without_a_write_costs_another_look(
+def test_only_a_cookie_without_a_write_costs_another_load(
     client, settings, middleware, calls, server
 ):
     """A request that writes anyway, or sends no cookie, costs what it did."""

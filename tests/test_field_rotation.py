@@ -326,7 +326,7 @@ def test_a_load_by_the_old_key_finds_nothing(client, middleware, server):
 
 @servers
 @pytest.mark.parametrize("way", ["save", "apply", "cycle_key", "flush", "login"])
-def test_a_request_that_starts_after_the_rotation_goes_nowhere_near_the_session(
+def test_a_request_that_starts_after_the_rotation_does_not_reach_the_session(
     client, middleware, server, way
 ):
     """With a key that an attacker planted in the victim's browser, or stole from it."""

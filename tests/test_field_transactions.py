@@ -155,7 +155,7 @@ def name(request):
     [(say, answer(200)), (name, answer(400)), (name, answer(503)), (say, crash)],
     ids=["200", "400", "503", "crash"],
 )
-def test_a_logout_that_is_rolled_back_is_final_though_the_session_goes_on(
+def test_a_logout_that_is_rolled_back_is_final_even_if_the_session_is_used_afterwards(
     client, ours, settings, undone, then, end, server
 ):
     """`logout(); messages.success(...)`, as allauth does it."""
@@ -177,7 +177,7 @@ def test_a_logout_that_is_rolled_back_is_final_though_the_session_goes_on(
 
 @servers
 @pytest.mark.parametrize("storage", STORAGES)
-def test_what_is_said_after_a_logout_that_is_rolled_back_is_shown(
+def test_a_message_after_a_logout_that_is_rolled_back_is_shown(
     client, ours, settings, storage, server
 ):
     settings.MESSAGE_STORAGE = STORAGES[storage]
@@ -250,7 +250,7 @@ def test_the_login_of_another_user_in_a_block_that_is_rolled_back_ends_the_first
 @servers
 @undone
 @pytest.mark.parametrize("status", [200, 400])
-def test_after_a_rotation_that_is_rolled_back_the_session_goes_on_under_the_key_it_had(
+def test_after_a_rotation_that_is_rolled_back_the_session_keeps_its_old_key(
     client, middleware, undone, status, server
 ):
     client.get("/login/")
@@ -309,7 +309,7 @@ def log_in(request):
 
 @servers
 @undone
-def test_a_first_session_in_a_block_that_is_rolled_back_is_made_at_the_end(
+def test_a_first_session_in_a_block_that_is_rolled_back_is_created_at_the_end(
     strategy, middleware, undone, server
 ):
     def act(request):
@@ -438,7 +438,7 @@ def test_a_server_error_still_saves_nothing(client, middleware, server):
 
 
 @pytest.mark.parametrize("verb", ["save", "create", "cycle_key"])
-def test_a_session_in_a_script_goes_on_after_a_rollback(strategy, verb):
+def test_a_session_in_a_script_can_be_saved_after_a_rollback(strategy, verb):
     session = SessionStore()
     if verb != "create":
         session["first"] = 0

@@ -236,7 +236,7 @@ def test_names_that_look_like_messages_are_flashes_of_their_own(strategy, visito
 
 
 @pytest.mark.parametrize("limit", [1024 * 1024, 40 * 1024])
-def test_messages_that_nobody_shows_make_room_for_newer_ones(
+def test_messages_that_are_never_shown_make_room_for_newer_ones(
     strategy, middleware, visitor, settings, caplog, limit
 ):
     """They would pile up to SESSION_MAX_SIZE, and then no request could save anything."""
@@ -313,7 +313,7 @@ def test_async_code_shows_a_message_to_a_new_visitor(strategy):
     assert "success: welcome" in run_in_loop(view(request))
 
 
-def test_async_code_that_has_to_await_is_told_so(waiting):
+def test_async_code_that_must_await_gets_an_error_that_says_so(waiting):
     """On every strategy: over Redis a sync call would hold up the event loop."""
 
     async def view(request):

@@ -37,7 +37,7 @@ def user(transactional_db):
     return get_user_model().objects.create_user("ada", password="secret")
 
 
-def test_another_thing_in_the_place_of_the_session_is_left_alone():
+def test_another_object_in_place_of_the_session_is_left_alone():
     def view(request):
         request.session = {}
         return HttpResponse("fine")
@@ -55,7 +55,7 @@ def test_another_thing_in_the_place_of_the_session_is_left_alone():
 
 @pytest.mark.parametrize("store", [pytest.param(POSTGRES, marks=in_postgres), REDIS])
 @pytest.mark.parametrize("save_every_request", [True, False])
-def test_no_thread_is_hopped_to(store, save_every_request, settings, db, monkeypatch):
+def test_async_requests_use_no_thread(store, save_every_request, settings, db, monkeypatch):
     settings.SESSION_STRATEGY = store
     settings.SESSION_SAVE_EVERY_REQUEST = save_every_request
     hops = []
@@ -118,7 +118,7 @@ def test_logging_out_deletes_the_cookie(client, strategy, user, page):
     assert response.headers["Vary"] == "Cookie"
 
 
-def test_an_error_after_a_login_costs_nobody_the_cart(client, strategy, user):
+def test_an_error_after_a_login_keeps_the_cart(client, strategy, user):
     client.get("/write/?name=cart")
     before = client.cookies["sessionid"].value
     response = client.get("/logincrash/")

@@ -129,13 +129,13 @@ def test_each_name_has_a_line_that_people_can_read():
 
 
 @given(st.dictionaries(st.text(), json_values))
-def test_no_tab_or_newline_stands_inside_a_name_or_a_value(data):
+def test_no_name_or_value_contains_a_raw_tab_or_newline(data):
     body = seal(KEY, data)[records.MAC_LENGTH :]
     assert body.count("\t") == len(data)
     assert body.count("\n") == max(0, len(data) - 1)
 
 
-def test_a_rotation_leaves_the_way_to_the_new_key_and_nothing_else():
+def test_a_rotation_leaves_only_the_new_hashed_key():
     marker = records.moved(KEY, OTHER_KEY)
     assert is_moved(marker)
     assert follow(KEY, marker) == OTHER_KEY
@@ -144,7 +144,7 @@ def test_a_rotation_leaves_the_way_to_the_new_key_and_nothing_else():
     assert len(marker) == 2 * records.MAC_LENGTH + len(KEY)
 
 
-def test_nobody_who_writes_the_store_leads_a_session_elsewhere():
+def test_someone_who_can_write_to_the_store_cannot_forge_a_marker():
     marker, third = records.moved(KEY, OTHER_KEY), hashed(records.new_id())
     assert follow(third, marker) is None
     assert follow(KEY, records.moved(third, OTHER_KEY)) is None
@@ -166,7 +166,7 @@ def test_a_marker_outlives_a_change_of_secrets(settings):
     assert follow(KEY, marker) is None
 
 
-def test_what_another_serializer_cannot_read_is_no_session(settings, caplog):
+def test_a_record_that_the_serializer_cannot_read_is_no_session(settings, caplog):
     """As after the loss of an encryption key."""
     settings.SESSION_SERIALIZER = f"{__name__}.PickleSerializer"
     lost = Texts({"text": '"bm90IGEgcGlja2xl"'})  # in base64: not a pickle
@@ -202,10 +202,10 @@ def test_a_session_beyond_the_limit_is_refused(settings):
     assert "CANARY" not in str(error.value)
 
 
-def test_a_mac_is_not_taken_for_a_key():
+def test_a_mac_is_not_accepted_as_a_key():
     # Keys and seals are made under different keys of one secret.
     assert seal(KEY, {})[:17] not in records.signing.sign(ID, "record")
 
 
-def test_logging_goes_to_the_name_that_projects_watch():
+def test_damaged_records_are_logged_to_djangos_security_logger():
     assert records._logger is logging.getLogger("django.security.SuspiciousSession")

@@ -84,7 +84,7 @@ def test_a_server_error_saves_nothing(client):
     assert client.get("/read/").json()["value"] == "before"
 
 
-def test_what_cannot_be_serialized_fails_and_saves_nothing(client):
+def test_a_value_that_cannot_be_serialized_fails_and_saves_nothing(client):
     client.get("/write/?name=before")
     with pytest.raises(TypeError, match="'broken'"):
         client.get("/unserializable/")
@@ -269,7 +269,7 @@ def test_changing_the_cookie_secrets_signs_the_cookie_anew(client, user, setting
     assert client.get("/whoami/").content == b""
 
 
-def test_a_save_after_a_logout_elsewhere_is_told(client, user):
+def test_a_save_after_a_logout_elsewhere_is_interrupted(client, user):
     client.force_login(user)
     late = SessionStore(key(client))
     late["a"] = 1

@@ -37,7 +37,7 @@ def test_a_secret_that_was_removed_ends_its_keys():  # React Router 97
     assert unsign(sign(SESSION_ID, "c", (OLD,)), "c", (NEW,)) is None
 
 
-def test_a_key_is_worth_nothing_in_another_cookie():
+def test_a_key_does_not_verify_in_another_cookie():
     assert unsign(sign(SESSION_ID, "one", (NEW,)), "other", (NEW,)) is None
 
 
@@ -54,7 +54,7 @@ def test_no_single_change_of_a_key_verifies():
 
 
 @pytest.mark.parametrize("answer", [True, False])
-def test_only_a_comparison_in_constant_time_decides(monkeypatch, answer):
+def test_keys_are_compared_in_constant_time(monkeypatch, answer):
     key, record = sign(SESSION_ID, "sessionid"), records.seal(SESSION_ID, encode_all({"a": 1}))
     forged = SESSION_ID + "." + "A" * 17, "A" * records.MAC_LENGTH + record[records.MAC_LENGTH :]
     monkeypatch.setattr(hmac, "compare_digest", lambda one, other: answer)
@@ -64,7 +64,7 @@ def test_only_a_comparison_in_constant_time_decides(monkeypatch, answer):
 
 
 @given(st.text(alphabet=st.characters(), max_size=100))
-def test_no_text_verifies_or_fails(text):
+def test_no_arbitrary_text_verifies_or_raises(text):
     assert unsign(text, "c", (NEW, OLD)) is None
     assert unsign(f"{text}.{text[:17]:17}", "c", (NEW, OLD)) is None
 
@@ -91,5 +91,5 @@ def test_secrets_that_would_not_protect_are_refused(secrets):
     assert "short" not in str(error.value).replace("shorter", "")
 
 
-def test_the_key_tells_nothing_of_the_secret():
+def test_the_key_reveals_nothing_about_the_secret():
     assert settings.SECRET_KEY not in sign(SESSION_ID, "c")

@@ -68,7 +68,7 @@ def site(settings):
     settings.SESSION_STRATEGY = MEMORY
 
 
-def test_several_storages_live_beside_each_other_and_the_engines():
+def test_several_storages_and_the_engine_work_side_by_side():
     client = Client()
     response = client.get("/add/", {"item": "tea"}, secure=True)
     client.get("/add/", {"item": "cup"}, secure=True)
@@ -80,7 +80,7 @@ def test_several_storages_live_beside_each_other_and_the_engines():
     assert client.get("/show/").content.decode() == "[None, ['tea', 'cup']] True"
 
 
-def test_the_response_has_the_cookie_as_it_was_asked_for():
+def test_the_response_sets_the_cookie_with_the_given_options():
     morsel = Client().get("/add/", {"item": "tea"}).cookies["cart"]
     expected = SimpleCookie(f"cart={morsel.value}; Max-Age=3600; Path=/; HttpOnly; SameSite=Strict")
     assert morsel.OutputString() == expected["cart"].OutputString()
@@ -214,7 +214,7 @@ def test_at_one_time_a_flash_is_neither_lost_nor_seen_twice(strategy, first):
     assert storage.get_session(cookie).data == {"__flash_notice__": "new"}
 
 
-def test_a_response_is_never_left_with_an_older_answers_attributes():
+def test_a_response_keeps_no_attributes_of_an_earlier_cookie():
     """A cookie that is cleared has no Max-Age, which would go before its Expires."""
     storage = create_session_storage(MEMORY, cookie={"max_age": 60})
     response, session = HttpResponse(), Session({"a": 1})
@@ -254,7 +254,7 @@ def test_an_absolute_age_that_cannot_be_kept_is_refused(settings):
             create_session_storage(**given)
 
 
-def test_the_absolute_age_holds_here_too(settings):
+def test_the_absolute_age_applies_to_storages_too(settings):
     settings.SESSION_ABSOLUTE_AGE = 60
     strategy = MemoryStrategy()
     storage = create_session_storage(strategy, cookie={"max_age": 3600})
@@ -296,7 +296,7 @@ def test_typed_flashes_can_be_popped_and_cleared():
     assert session.data == {"a": 4}
 
 
-def test_typed_views_go_on_with_their_session():
+def test_typed_views_follow_their_session():
     session = Session({"a": 1})
     typed = session.typed
     cart.destroy_session(session)

@@ -181,7 +181,7 @@ def test_developers_see_the_traceback(settings):
     "answer",
     [HttpResponse("of the site", status=503), JsonResponse({"of": "the site"}, status=500)],
 )
-def test_what_a_site_says_itself_is_left_alone(settings, monkeypatch, answer):
+def test_a_503_of_the_sites_own_is_left_alone(settings, monkeypatch, answer):
     def view(request):
         with pytest.raises(StrategyUnavailable):
             request.session["name"]
