@@ -187,7 +187,7 @@ def test_strategies_processes_take_turns_at_the_folder_as_threads_do(tmp_path):
         assert strategy.read_data(session_id) == {"count": 4 * 50}
 
 
-def test_storages_every_option_of_the_cookie_is_told():
+def test_storages_documents_every_option_of_the_cookie():
     given = {field.name: repr(field.default).replace("'", '"') for field in fields(Cookie)}
     assert {name: default for name, default, _ in rows(DOCS / "storages.md", "The cookie")} == given
 
@@ -247,7 +247,7 @@ class TestRedisPyStrategy(StrategyContract):
         return names_of("react-router.md")["RedisPyStrategy"](nowhere)
 
 
-def test_react_router_the_original_would_have_asked_redis_for_what_it_refuses():
+def test_react_router_the_original_sends_redis_an_expiry_that_it_refuses():
     client = names_of("react-router.md")["RedisPyStrategy"](servers.redis_url()).redis
     with pytest.raises(redis.ResponseError, match="invalid expire"):
         client.execute_command("SETEX", "example:any", 0, "{}")

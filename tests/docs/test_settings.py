@@ -19,7 +19,7 @@ from .pages import DOCS, SOURCE, resolve, rows
 SETTINGS_PAGE = DOCS / "settings.md"
 
 
-def test_settings_every_one_of_ours_is_told_with_its_default(settings):
+def test_settings_documents_each_of_ours_with_its_default(settings):
     told = {name: default for name, default, _ in rows(SETTINGS_PAGE, "Ours")}
     strategy = resolve(DEFAULTS["SESSION_STRATEGY"])
     assert told.pop("SESSION_STRATEGY").startswith(f"[{strategy.__name__}]")
@@ -29,7 +29,7 @@ def test_settings_every_one_of_ours_is_told_with_its_default(settings):
     assert told.keys() == DEFAULTS.keys() - {"SESSION_STRATEGY", "SESSION_COOKIE_SECRETS"}
 
 
-def test_settings_no_other_is_read():
+def test_settings_no_setting_without_a_default_is_read():
     read = set(re.findall(r'settings(?:\.|, ")([A-Z][A-Z_]+)', SOURCE))
     django_redis = {"DJANGO_REDIS_CONNECTION_FACTORY"}
     assert {name for name in read if not hasattr(global_settings, name)} - django_redis <= (
@@ -37,7 +37,7 @@ def test_settings_no_other_is_read():
     )
 
 
-def test_settings_every_one_of_djangos_is_told():
+def test_settings_documents_each_of_djangos():
     told = {name for row in rows(SETTINGS_PAGE, "Django's") for name in row[0].split(", ")}
     assert told == {name for name in dir(global_settings) if re.match("SESSION_|MESSAGE_S", name)}
 
@@ -46,7 +46,7 @@ STRATEGIES = re.findall(r"^`(\S+\.\w+Strategy)`: ", SETTINGS_PAGE.read_text(), r
 
 
 @pytest.mark.parametrize("path", STRATEGIES)
-def test_settings_every_option_of_a_strategy_is_told_with_its_default(path):
+def test_settings_documents_each_option_of_a_strategy_with_its_default(path):
     strategy = resolve(path)
     given = signature(strategy).parameters.values()
     options = [each for each in given if each.kind != Parameter.VAR_KEYWORD]
@@ -61,14 +61,14 @@ def test_settings_every_option_of_a_strategy_is_told_with_its_default(path):
     assert {name: default for name, default, _ in told} == wanted
 
 
-def test_settings_every_strategy_of_ours_is_told():
+def test_settings_documents_each_of_our_strategies():
     ours = re.findall(r"^class ([A-Z]\w+Strategy)\(", SOURCE, re.MULTILINE)
     assert {path.rpartition(".")[2] for path in STRATEGIES} == {*ours} - {
         *("SealedStrategy", "EngineStrategy", "SignedCookiesStrategy"),  # which no setting names
     }
 
 
-def test_settings_every_check_is_told_with_its_hint(settings):
+def test_settings_documents_each_check_with_its_hint(settings):
     told = {row[0]: row[2] for row in rows(SETTINGS_PAGE, "Checks")}
     named = set(re.findall(r'"(?:strategy_sessions\.)?([EWI]\d{3})"', SOURCE))
     assert told.keys() == {f"strategy_sessions.{number}" for number in named}
