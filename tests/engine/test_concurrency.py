@@ -27,7 +27,7 @@ def test_two_requests_keep_what_both_wrote():
     assert other["a"] == 1
 
 
-def test_a_removal_by_others_is_taken_over():
+def test_a_removal_by_another_request_is_merged():
     one = saved(a=1, b=1)
     other = again(one)
     del one["a"]
@@ -60,7 +60,7 @@ def test_a_logout_is_final_for_a_late_rotation():
         late.save()
 
 
-def test_two_logins_at_once_both_end_well():
+def test_two_logins_at_once_both_succeed():
     one, other = saved(cart=[1]), None
     other = again(one)
     assert one["cart"] == other["cart"]
@@ -122,7 +122,7 @@ def test_apply_may_change_what_it_is_given():
     assert dict(again(session).items()) == {"cart": [1, 3], "new": [1]}
 
 
-def test_apply_without_a_record_makes_one():
+def test_apply_without_a_record_creates_one():
     session = SessionStore()
     session["later"] = 1
     assert session.apply("count", lambda count: count + 1, 0) == 1

@@ -32,7 +32,7 @@ def test_sliding_expiry_moves_in_steps_and_never_ends_early(strategy):
             assert expires_after(length) == datetime.now(UTC) + timedelta(seconds=length)
 
 
-def test_asking_for_a_later_expiry_writes_only_when_the_step_has_moved(calls):
+def test_setting_modified_writes_only_when_the_expiry_step_has_moved(calls):
     with time_machine.travel(datetime(2036, 1, 1, tzinfo=UTC), tick=False) as clock:
         session = saved(a=1)
         calls.clear()
@@ -48,7 +48,7 @@ def test_asking_for_a_later_expiry_writes_only_when_the_step_has_moved(calls):
     assert calls == ["load", "load", "load", "merge", "load"]
 
 
-def test_a_session_ends_when_it_ends(settings):
+def test_a_session_ends_exactly_at_its_expiry(settings):
     settings.SESSION_COOKIE_AGE = 1000
     with time_machine.travel(datetime(2036, 1, 1, tzinfo=UTC), tick=False) as clock:
         session = saved(a=1)

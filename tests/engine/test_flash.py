@@ -42,7 +42,7 @@ def test_an_ordinary_value_wins_over_a_flash():
         session["x"]
 
 
-def test_consuming_a_flash_leaves_a_newer_one_that_nobody_saw():
+def test_consuming_a_flash_leaves_a_newer_unread_one():
     session = SessionStore()
     session.flash("notice", "first")
     session.save()
@@ -55,7 +55,7 @@ def test_consuming_a_flash_leaves_a_newer_one_that_nobody_saw():
 
 
 @pytest.mark.parametrize("first", ["reader", "writer"])
-def test_of_requests_at_one_time_the_order_of_saving_costs_no_flash(strategy, first):
+def test_concurrent_requests_lose_no_flash_whatever_their_order(strategy, first):
     session = SessionStore()
     session.flash("notice", "old")
     session.flash("other", "seen")

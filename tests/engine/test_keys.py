@@ -48,7 +48,7 @@ def test_an_unknown_id_is_never_adopted():
     assert SessionStore(forged).get("a") is None
 
 
-def test_a_key_of_an_older_secret_is_signed_anew(settings):
+def test_a_key_of_an_older_secret_is_signed_again(settings):
     settings.SESSION_COOKIE_SECRETS = ["o" * 32]
     old = saved(a=1).session_key
     settings.SESSION_COOKIE_SECRETS = ["n" * 32, "o" * 32]
@@ -62,7 +62,7 @@ def test_a_key_of_an_older_secret_is_signed_anew(settings):
     assert SessionStore(old).get("a") is None
 
 
-def test_an_expiry_that_moves_seals_anew_what_an_older_secret_sealed(settings):
+def test_a_renewal_seals_again_what_an_older_secret_sealed(settings):
     settings.SESSION_COOKIE_SECRETS = ["o" * 32]
     session = saved(a=1)
     settings.SESSION_COOKIE_SECRETS = ["n" * 32, "o" * 32]
@@ -119,7 +119,7 @@ def test_a_key_can_be_set_by_hand_as_backends_do():
     assert other.session_key != session.session_key
 
 
-def test_what_was_loaded_can_be_dropped():
+def test_loaded_data_can_be_dropped():
     session = saved(a=1)
     assert session["a"] == 1
     other = again(session)

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("strategy")
 # -- what is written ------------------------------------------------------------------------------
 
 
-def test_a_session_that_nobody_touches_costs_nothing(calls):
+def test_an_untouched_session_costs_nothing(calls):
     key = saved(a=1).session_key
     calls.clear()
     session = SessionStore(key)
@@ -40,7 +40,7 @@ def test_reading_loads_once_and_writes_nothing(calls):
     assert calls == ["load"]
 
 
-def test_a_nested_change_is_saved_without_being_told(calls):
+def test_a_nested_change_is_saved_without_modified(calls):
     session = saved(cart={"items": [1], "note": ""})
     session["cart"]["items"].append(2)
     session.get("cart")["note"] = "soon"
@@ -100,7 +100,7 @@ def test_setting_an_equal_value_writes_nothing(calls):
 
 
 @pytest.mark.parametrize(("old", "new"), [(1, True), (1, 1.0), (0, False), (0.0, -0.0), ("1", 1)])
-def test_values_that_python_calls_equal_are_told_apart(old, new):
+def test_equal_values_of_different_types_are_different(old, new):
     session = saved(a=old)
     session["a"] = new
     session.save()
@@ -137,7 +137,7 @@ def test_modified_false_before_anything_is_loaded_changes_nothing():
     assert not session.modified
 
 
-def test_a_draft_lends_nothing_that_is_stored(strategy):
+def test_changing_a_returned_value_never_changes_the_stored_text(strategy):
     session = saved(cart=[1], tags=[1])
     (session._session | {"b": 1})["cart"].append(2)
     session._session.copy()["tags"].append(2)

@@ -98,7 +98,7 @@ def test_every_value_comes_back(strategy, serializer, do):
     assert held(do, saved(do, **data)) == data
 
 
-def test_a_change_within_a_value_is_saved_without_a_word(strategy, serializer, do):
+def test_a_change_within_a_value_is_saved_without_modified(strategy, serializer, do):
     key = saved(do, cart={"items": [1]}, other=1)
     session = SessionStore(key)
 
@@ -203,7 +203,7 @@ def test_apply_computes_from_what_is_stored(strategy, serializer, do):
     assert held(do, key) == {"count": 3}
 
 
-def test_a_login_of_the_same_user_is_none(strategy, encrypting, do):
+def test_saving_the_same_user_again_is_not_a_sign_in(strategy, encrypting, do):
     key = saved(do, _auth_user_id="1")
     before = get_strategy().load(key.split(".")[0])
     assert get_strategy().update_data(before.session_id, {"_auth_user_id": "1", "a": 1}, later())
@@ -217,7 +217,7 @@ def later():
 
 
 @pytest.mark.parametrize("change", ["lost key", "other serializer", "back to JSON"])
-def test_what_cannot_be_read_any_more_is_no_session(
+def test_data_that_can_no_longer_be_decoded_is_no_session(
     strategy, encrypting, do, settings, monkeypatch, caplog, change
 ):
     key = saved(do, canary="CANARY", n=1)
@@ -241,7 +241,9 @@ def test_what_cannot_be_read_any_more_is_no_session(
     assert "CANARY" not in caplog.text
 
 
-def test_json_that_was_there_before_encryption_is_no_session(strategy, settings, do, caplog):
+def test_unencrypted_json_under_an_encrypting_serializer_is_no_session(
+    strategy, settings, do, caplog
+):
     key = saved(do, canary="CANARY")
     settings.SESSION_SERIALIZER = f"{__name__}.Encrypting"
     assert held(do, key) == {}

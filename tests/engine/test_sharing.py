@@ -182,7 +182,7 @@ def test_a_storages_session_is_created_once_by_threads(strategy):
 # -- the turn itself -------------------------------------------------------------------------------
 
 
-def test_a_task_that_is_cancelled_while_it_waits_leaves_the_turn_to_others():
+def test_a_task_cancelled_while_it_waits_does_not_block_others():
     turn, order = Turn(), []
 
     async def one(name, go):
