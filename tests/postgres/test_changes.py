@@ -61,7 +61,7 @@ def set_read_only(server, value):
             time.sleep(0.01)
 
 
-def test_a_demoted_primary_is_left_for_the_new_one(servers, tunnel, do):
+def test_after_a_demotion_requests_connect_to_the_new_primary(servers, tunnel, do):
     strategy = PostgresStrategy("postgres")
 
     def steps():
@@ -111,7 +111,7 @@ def test_a_connection_that_a_firewall_dropped_costs_no_request(tunnel, do, idle)
     do(strategy, steps())
 
 
-def test_a_loop_gives_connections_back_after_a_burst(servers, tunnel):
+def test_an_event_loop_closes_pooled_connections_after_a_burst(servers, tunnel):
     strategy = PostgresStrategy("postgres", max_idle=0.3)
 
     def count():
@@ -170,7 +170,7 @@ def c_fork(work):
 
 
 @pytest.mark.parametrize("kind", [DatabaseStrategy, PostgresStrategy])
-def test_a_process_that_was_forked_in_c_connects_anew(tunnel, kind):
+def test_a_process_forked_in_c_opens_its_own_connection(tunnel, kind):
     strategy = kind("postgres")
     stored = [strategy.insert({"number": number}, later()) for number in range(2)]
 
@@ -185,7 +185,7 @@ def test_a_process_that_was_forked_in_c_connects_anew(tunnel, kind):
 # -- native or not --------------------------------------------------------------------------------
 
 
-def test_event_loops_connect_by_themselves_only_where_nobody_could_tell(settings):
+def test_event_loops_connect_by_themselves_only_where_it_makes_no_difference(settings):
     named = PostgresStrategy("postgres").connections
     assert named.why_threads() is None
     assert named.check() == []
@@ -212,9 +212,7 @@ class ToPostgres:
         return "postgres"
 
 
-def test_where_a_receiver_wants_djangos_connection_a_verb_is_one_hop_to_its_thread(
-    tunnel, monkeypatch
-):
+def test_with_a_connection_created_receiver_a_verb_is_one_hop_to_a_thread(tunnel, monkeypatch):
     seen, hops = [], []
 
     def receive(connection, **kwargs):
@@ -242,7 +240,7 @@ def test_where_a_receiver_wants_djangos_connection_a_verb_is_one_hop_to_its_thre
     assert len(hops) == 1
 
 
-def test_a_lock_is_held_within_that_hop(tunnel):
+def test_with_a_connection_created_receiver_a_locked_save_is_one_hop(tunnel):
     """Writers of one session at the same time, in a thread each."""
     connection_created.connect(ignore)
     try:
@@ -276,7 +274,7 @@ def write(strategy, stored, name):
         connections.close_all()
 
 
-def test_a_tracer_that_begins_late_is_seen_at_the_next_connection(tunnel, monkeypatch):
+def test_a_tracer_that_starts_late_is_seen_at_the_next_connection(tunnel, monkeypatch):
     """What somebody may have wrapped is looked for once for each connection, not at each call."""
     strategy = PostgresStrategy("postgres")
     traced = []

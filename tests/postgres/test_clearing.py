@@ -31,7 +31,7 @@ def read_entries():
 
 
 @pytest.mark.parametrize("kind", [PostgresStrategy, DatabaseStrategy])
-def test_a_batch_does_not_read_the_entries_of_those_before(server, kind):
+def test_a_batch_does_not_scan_the_index_entries_of_earlier_batches(server, kind):
     """No index forgets a row that an open transaction may still see."""
     strategy = kind("postgres")
     ask(f"TRUNCATE {TABLE}")  # other tests of this server leave sessions that have expired by now

@@ -27,7 +27,7 @@ pytestmark = in_postgres
 # -- the pools of event loops ---------------------------------------------------------------------
 
 
-def test_a_pool_has_no_more_connections_than_it_may(server):
+def test_a_pool_opens_at_most_pool_size_connections(server):
     strategy = PostgresStrategy("postgres", timeout=PATIENCE, pool_size=3)
 
     async def main():
@@ -39,7 +39,7 @@ def test_a_pool_has_no_more_connections_than_it_may(server):
     run_in_loop(main())
 
 
-def test_a_pool_that_is_in_use_is_an_outage_until_it_is_not(server):
+def test_a_pool_in_full_use_is_an_outage_until_a_connection_is_free(server):
     strategy = PostgresStrategy("postgres", timeout=0.5, pool_size=2)
 
     async def main():
@@ -53,7 +53,7 @@ def test_a_pool_that_is_in_use_is_an_outage_until_it_is_not(server):
     run_in_loop(main())
 
 
-def test_each_event_loop_has_its_own_connections_and_leaves_none(server, strategy):
+def test_each_event_loop_has_its_own_connections_and_closes_them(server, strategy):
     both = Barrier(2)
 
     async def visit(number):
@@ -71,7 +71,7 @@ def test_each_event_loop_has_its_own_connections_and_leaves_none(server, strateg
     wait_until(lambda: not backends())
 
 
-def test_calls_that_are_cancelled_leave_a_pool_that_works(server):
+def test_cancelled_calls_leave_a_working_pool(server):
     strategy = PostgresStrategy("postgres", timeout=PATIENCE, pool_size=4)
     random = Random(0)
 

@@ -30,7 +30,9 @@ def test_it_refuses_other_databases():
     ("options", "timeout", "expected"),
     [({}, 7, 7), ({}, 0.5, 2), ({"connect_timeout": 60}, 7, 60)],
 )
-def test_connecting_ends_in_time_unless_the_project_says_when(options, timeout, expected):
+def test_connecting_ends_within_the_timeout_unless_the_project_sets_connect_timeout(
+    options, timeout, expected
+):
     with pointed(OPTIONS=options):
         PostgresStrategy("postgres", timeout=timeout).read_data("A" * 22)
         used = connections["postgres"].connection.info.get_parameters()
@@ -62,7 +64,7 @@ class TestStricterIsolation:
         return run_in_loop(test)
 
     @both_ways
-    def test_writers_at_the_same_time_all_keep_theirs(self):
+    def test_concurrent_writers_all_keep_their_writes(self):
         for _ in range(10):
             stored = yield "insert", {"base": 0}, later()
             names = dict.fromkeys("abc", 1)
@@ -98,7 +100,7 @@ class TestStricterIsolation:
             )
             assert (yield "read_data", stored.session_id) is None
 
-    def test_a_callers_transaction_is_the_callers_to_repeat(self):
+    def test_a_conflict_in_the_callers_transaction_is_not_retried(self):
         stored = self.strategy.insert({"a": 1}, later())
         with ThreadPoolExecutor(1) as threads, transaction.atomic("postgres"):
             assert self.strategy.load(stored.session_id).data == {"a": 1}
@@ -134,7 +136,7 @@ def walk():
         ({"options": r"-c datestyle=German -c timezone=Asia/Tokyo"}, False),
     ],
 )
-def test_statements_are_prepared_where_the_database_has_it_so(strategy, do, options, prepared):
+def test_statements_are_prepared_if_the_database_settings_say_so(strategy, do, options, prepared):
     def steps():
         yield from walk()
         (count,) = yield (

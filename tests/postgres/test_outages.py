@@ -20,7 +20,7 @@ pytestmark = in_postgres
 
 
 @pytest.mark.parametrize("checked", [False, True])
-def test_a_connection_that_the_server_ended_is_not_even_noticed(
+def test_a_connection_that_the_server_closed_fails_no_request(
     server, strategy, monkeypatch, checked
 ):
     monkeypatch.setitem(connections["postgres"].settings_dict, "CONN_MAX_AGE", None)
@@ -34,7 +34,7 @@ def test_a_connection_that_the_server_ended_is_not_even_noticed(
     assert backends() - {before}
 
 
-def test_an_event_loop_does_not_notice_that_the_server_ended_its_connections(server, strategy):
+def test_in_an_event_loop_connections_that_the_server_closed_fail_no_request(server, strategy):
     async def main():
         stored = await strategy.ainsert({"a": 1}, later())
         await asyncio.gather(*(strategy.aload(stored.session_id) for _ in range(5)))
@@ -59,7 +59,7 @@ def hanging(server):
 
 
 @each_verb
-def test_a_server_that_hangs_is_waited_for_until_the_time_is_up(server, do, verb):
+def test_a_server_that_hangs_is_unavailable_after_the_timeout(server, do, verb):
     def steps():
         stored = yield "insert", {"a": 1}, later()
         with hanging(server), pytest.raises(StrategyUnavailable):
@@ -69,9 +69,7 @@ def test_a_server_that_hangs_is_waited_for_until_the_time_is_up(server, do, verb
 
 
 @pytest.mark.parametrize("checked", [False, True])
-def test_connecting_to_a_server_that_hangs_ends_when_the_time_is_up(
-    server, do, monkeypatch, checked
-):
+def test_connecting_to_a_server_that_hangs_ends_after_the_timeout(server, do, monkeypatch, checked):
     monkeypatch.setitem(connections["postgres"].settings_dict, "CONN_MAX_AGE", None)
     monkeypatch.setitem(connections["postgres"].settings_dict, "CONN_HEALTH_CHECKS", checked)
     strategy = PostgresStrategy("postgres", timeout=1)
@@ -90,7 +88,7 @@ def test_connecting_to_a_server_that_hangs_ends_when_the_time_is_up(
 
 
 @pytest.mark.parametrize("verb", ["update_data", "merge", "rotate", "delete_data"])
-def test_a_wait_for_a_locked_row_ends_when_the_time_for_locks_is_up(server, do, verb):
+def test_a_wait_for_a_locked_row_ends_after_the_lock_timeout(server, do, verb):
     def steps():
         stored = yield "insert", {"a": 1}, later()
         yield "merge", stored, {"a": 1, "theirs": 1}, later()

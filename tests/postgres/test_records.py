@@ -70,7 +70,7 @@ def _send(connection, sql):
     os.write(connection.fileno(), b"Q" + struct.pack("!i", len(sql) + 5) + sql.encode() + b"\0")
 
 
-def test_an_answer_about_another_session_is_no_answer(do):
+def test_a_reply_about_another_session_is_unavailable(do):
     def steps():
         mine = yield "insert", {"a": "mine"}, later()
         theirs = yield "insert", {"a": "theirs"}, later()

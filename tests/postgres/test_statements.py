@@ -74,7 +74,7 @@ def test_a_conflict_is_read_again_and_written_under_a_lock(server, strategy, do,
 # -- transactions ---------------------------------------------------------------------------------
 
 
-def test_a_session_saved_in_a_transaction_shares_its_fate(strategy):
+def test_a_session_saved_in_a_transaction_is_rolled_back_with_it(strategy):
     with transaction.atomic("postgres"):
         kept = strategy.insert({"a": 1}, later())
     with transaction.atomic("postgres"):
@@ -91,7 +91,7 @@ def test_a_session_saved_in_a_transaction_shares_its_fate(strategy):
 
 
 @pytest.mark.django_db(transaction=False, databases=["default", "postgres"])
-def test_djangos_test_case_takes_sessions_back(db):
+def test_djangos_test_case_rolls_sessions_back(db):
     strategy = PostgresStrategy("postgres")
     stored = strategy.insert({"a": 1}, later())
     assert async_to_sync(strategy.aload)(stored.session_id).data == {"a": 1}
@@ -114,7 +114,7 @@ def test_a_login_that_is_rolled_back_with_its_request_leaves_the_old_cookie_good
     assert client.get("/whoami/").content == b""
 
 
-def test_async_code_that_sync_code_waits_for_is_in_its_transaction(strategy):
+def test_async_code_within_async_to_sync_joins_the_transaction(strategy):
     with transaction.atomic("postgres"):
         stored = strategy.insert({"a": 1}, later())
         merged = async_to_sync(strategy.amerge)(stored, {"a": 2}, later())
