@@ -37,7 +37,7 @@ def test_59_ours_a_session_with_an_id_is_updated_where_it_is(store):
     assert cookie == "__session=" + sign("id1", "__session", (NEW.encode(),))
 
 
-def test_60_the_answer_is_one_whole_set_cookie_value(storage):
+def test_60_commit_returns_one_whole_set_cookie_value(storage):
     session = storage.get_session()
     session.set("a", 1)
     value = r"__session=[\w-]{22}\.[\w-]{17}; Path=/; SameSite=Lax"
@@ -53,7 +53,7 @@ def test_61_the_store_gets_all_of_the_data(store):
     assert store.calls[-1][2] == {"a": 1, "b": 3, "__flash_c__": 4}
 
 
-def test_62_ours_what_nobody_changed_is_not_written(strategy, monkeypatch):
+def test_62_ours_an_unchanged_session_is_not_written(strategy, monkeypatch):
     storage = create_session_storage(strategy)
     with time_machine.travel(datetime(2030, 1, 1, tzinfo=UTC), tick=False):
         session = storage.get_session(held(storage, a=1))
@@ -74,7 +74,7 @@ def test_a_session_that_was_emptied_is_saved_empty(storage):
     assert storage.get_session(cookie).id == session.id
 
 
-def test_64_ours_a_session_learns_its_id_and_has_one_record(store):
+def test_64_ours_a_session_gets_its_id_and_has_one_record(store):
     storage = store.storage()
     session = storage.get_session()
     session.set("a", 1)
@@ -108,7 +108,7 @@ def test_an_id_that_no_cookie_can_hold_is_an_error(store, unfit):
 
 
 @pytest.mark.parametrize("verb", ["create_data", "update_data"])
-def test_67_an_error_of_the_store_is_no_cookie(store, verb):
+def test_67_an_error_of_the_store_sends_no_cookie(store, verb):
     session = store.storage().get_session(
         None if verb == "create_data" else held(store.storage(), a=1)
     )

@@ -13,7 +13,7 @@ def test_94_the_same_id_has_the_same_cookie(store):
     assert [pair(storage.commit_session(session)) for _ in range(2)] == [cookie] * 2
 
 
-def test_110_what_is_not_asked_for_is_not_in_the_cookie(store):
+def test_110_options_that_were_not_given_are_not_in_the_cookie(store):
     session = Session({"a": 1})
     assert attributes(store.storage().commit_session(session)) == {"Path": "/", "SameSite": "Lax"}
     given = attributes(store.storage().commit_session(session, path="/about"))
@@ -39,7 +39,7 @@ def test_103_ours_a_mac_has_one_spelling(store):
         assert store.storage().get_session(other).id == ""
 
 
-def test_104_ours_a_cookie_of_another_name_is_worth_nothing(store):
+def test_104_ours_a_cookie_of_another_name_does_not_verify(store):
     one, other = store.storage({"name": "one"}), store.storage({"name": "other"})
     assert other.get_session(held(one, a=1).replace("one=", "other=")).id == ""
 

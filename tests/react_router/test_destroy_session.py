@@ -40,7 +40,7 @@ def test_89_options_say_which_cookie_is_cleared_and_not_when(store):
     )
 
 
-def test_90_a_logout_that_failed_is_no_cookie(store):
+def test_90_a_failed_logout_sends_no_cookie(store):
     storage = store.storage(delete_data=down)
     session = storage.get_session(held(storage, a=1))
     with pytest.raises(Down):

@@ -41,7 +41,7 @@ def test_seed_4_a_session_always_has_an_end(store):
 
 
 @pytest.mark.parametrize("seconds", [0, -1, -86400])
-def test_seed_5_a_life_of_no_seconds_is_legal_and_over(storage, seconds):
+def test_seed_5_a_max_age_of_zero_is_allowed_and_expires_at_once(storage, seconds):
     session = storage.get_session(cookie := held(storage, a=1))
     storage.commit_session(session, max_age=seconds)
     assert storage.get_session(cookie).id == ""

@@ -63,7 +63,7 @@ def test_70_to_81_store_and_browser_end_a_session_at_one_time(store, cookie, com
     assert expires <= store.calls[0][2] <= expires + slack
 
 
-def test_82_83_each_commit_pushes_the_end_out(store):
+def test_82_83_each_commit_extends_the_session(store):
     storage = store.storage({"max_age": 60})
     with time_machine.travel(NOW, tick=False) as clock:
         session = storage.get_session()

@@ -55,12 +55,12 @@ def test_44_the_functions_are_called_as_they_were_given(store):
     "header",
     [None, "", "other=1", "__session=", "__session", "__session=;", f"x__session=id1.{'a' * 17}"],
 )
-def test_45_46_47_without_a_cookie_of_ours_the_store_is_not_asked(store, header):
+def test_45_46_47_without_our_cookie_the_store_is_not_queried(store, header):
     session = store.storage().get_session(header)
     assert (session.id, session.data, store.calls) == ("", {}, [])
 
 
-def test_48_the_store_is_asked_once_for_the_id(store):
+def test_48_the_store_is_queried_once_for_the_id(store):
     cookie = held(store.storage(), a=1)
     store.calls.clear()
     session = store.storage().get_session(f"other=1; {cookie}; more=2")

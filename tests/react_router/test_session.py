@@ -135,7 +135,7 @@ def test_22_a_flash_can_be_read_in_the_request_that_made_it():
     assert session.data == {}
 
 
-def test_23_24_a_value_goes_before_a_flash_which_stays_for_later():
+def test_23_24_a_value_wins_over_a_flash_which_is_kept():
     session = Session({"m": "value", "__flash_m__": "flash"})
     assert [session.get("m"), session.get("m")] == ["value", "value"]
     assert session.has("m")
@@ -196,7 +196,7 @@ def test_32_33_a_flash_is_gone_when_its_reading_was_committed(storage, strategy)
     assert not storage.get_session(cookie).has("a")
 
 
-def test_34_a_flash_waits_for_its_reader_through_any_number_of_commits(storage):
+def test_34_an_unread_flash_survives_any_number_of_commits(storage):
     cookie = held(storage, __flash_a__="A")
     for turn in range(3):
         session = storage.get_session(cookie)
