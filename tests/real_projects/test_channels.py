@@ -117,7 +117,7 @@ def test_a_consumer_and_the_pages_share_the_session(site, browser):
     assert dict(browser.session) == {"page": "1", "socket": 1}
 
 
-def test_a_websocket_that_stays_open_undoes_nothing_that_pages_write_meanwhile(site, browser):
+def test_an_open_websocket_undoes_nothing_that_pages_write_meanwhile(site, browser):
     async def visit():
         async with websocket(site, key(browser)) as ask:
             await ask("set", "socket", 1)
@@ -128,7 +128,7 @@ def test_a_websocket_that_stays_open_undoes_nothing_that_pages_write_meanwhile(s
     assert dict(browser.session) == {"page": "2", "other": "3", "socket": 2}
 
 
-def test_a_websocket_that_stays_open_does_not_bring_a_logged_out_session_back(site, browser):
+def test_an_open_websocket_does_not_revive_a_logged_out_session(site, browser):
     browser.get("/login/")
     ended = key(browser)
 

@@ -262,7 +262,7 @@ def test_a_logout_is_final(session, bob):
     assert not session.exists(ended)
 
 
-def test_a_logout_of_nobody_sends_no_signal(session):
+def test_a_logout_without_a_user_sends_no_signal(session):
     scope = {"session": session}
     handler = mock.Mock()
     user_logged_out.connect(handler)

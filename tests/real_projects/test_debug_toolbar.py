@@ -27,7 +27,7 @@ def client(site):
     assert client.get("/show/").json() == {"seen": ["saved", "saved"]}
 
 
-def test_the_toolbar_shows_the_session_and_takes_nothing_out_of_it(client):
+def test_the_toolbar_shows_the_session_and_consumes_nothing(client):
     page = client.get("/admin/login/")
     found = re.search(r'id="djDebug".*?data-request-id="(\w+)"', page.text, re.DOTALL)
     panel = {"request_id": found[1], "panel_id": "RequestPanel"}
