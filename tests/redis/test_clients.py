@@ -53,7 +53,7 @@ def wait_for(condition):
 # -- connections that rest -------------------------------------------------------------------------
 
 
-def test_a_connection_that_rested_too_long_is_replaced_before_it_is_used(tunnel, make, call):
+def test_a_connection_that_was_idle_too_long_is_replaced_before_it_is_used(tunnel, make, call):
     """A firewall may have dropped it, and tells nobody."""
     clients = make(url(tunnel), timeout=10, idle=0.05)
     for command in (("write", "SET", KEY, "1"), ("execute", "GET", KEY)):
@@ -98,7 +98,7 @@ def test_a_write_that_fails_on_a_kept_connection_is_not_sent_once_more(server, t
     assert call(clients, "execute", "GET", KEY) == "1"
 
 
-def test_an_event_loop_closes_what_a_burst_left_behind(make):
+def test_an_event_loop_closes_idle_connections_after_a_burst(make):
     with Valkey() as server:
         clients = make(server.url, idle=2)
 
@@ -167,7 +167,7 @@ def test_a_write_that_no_replica_has_in_time_is_an_outage(pair, make, call, writ
     assert call(clients, "write", "SET", KEY, "3") == "OK"
 
 
-def test_a_logout_that_finds_nothing_waits_for_the_one_before_it(pair, make, call):
+def test_a_logout_that_finds_nothing_waits_until_replicas_have_the_earlier_one(pair, make, call):
     """Which no replica may have, so that a failover would undo it."""
     primary, replica = pair
     clients = make(primary.url, replicas=1, timeout=1)
@@ -195,7 +195,7 @@ def wrapped(function, seen):
     return traced
 
 
-def test_commands_go_through_a_client_that_somebody_watches(server, make, call, monkeypatch):
+def test_commands_go_through_an_instrumented_client(server, make, call, monkeypatch):
     seen = []
     clients = make(server.url)
     assert call(clients, "write", "SET", KEY, "1") == "OK"
@@ -246,7 +246,7 @@ UNFIT = {
 
 
 @pytest.mark.parametrize(("fault", "options"), UNFIT.values(), ids=UNFIT)
-def test_what_cannot_serve_is_an_error_of_check_and_of_the_first_use(
+def test_clients_that_cannot_work_are_an_error_of_check_and_of_the_first_use(
     server, make, call, settings, fault, options
 ):
     clients = make(server.url, options)
@@ -268,7 +268,7 @@ def test_what_cannot_serve_is_an_error_of_check_and_of_the_first_use(
 HERD = {"CLIENT_CLASS": "django_redis.client.HerdClient", "IGNORE_EXCEPTIONS": True}
 
 
-def test_options_of_caching_do_no_harm(server, make, call):
+def test_options_for_caching_do_not_affect_sessions(server, make, call):
     clients = make(server.url, HERD)
     assert list(clients.check()) == []
     call(clients, "write", "SET", KEY, "1")
@@ -288,7 +288,7 @@ FACTORIES = {
 
 
 @pytest.mark.parametrize("options", FACTORIES.values(), ids=FACTORIES)
-def test_failovers_that_may_lose_logouts_are_warned_of(make, options):
+def test_check_warns_if_a_failover_may_lose_logouts(make, options):
     (message,) = make("redis://sessions/0", options).check()
     assert isinstance(message, checks.Warning)
     assert message.id == "strategy_sessions.W005"
@@ -301,6 +301,6 @@ def test_failovers_that_may_lose_logouts_are_warned_of(make, options):
 @pytest.mark.parametrize(
     "given", [{"replicas": -1}, {"replicas": "1"}, {"idle": 0}, {"timeout": 0}]
 )
-def test_options_without_a_meaning_are_refused(make, given):
+def test_invalid_options_of_the_strategy_are_refused(make, given):
     with pytest.raises(ImproperlyConfigured):
         make("redis://127.0.0.1/0", **given)

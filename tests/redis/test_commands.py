@@ -71,9 +71,7 @@ def test_data_is_text_and_no_pickle(server, strategy):
 
 
 @pytest.mark.parametrize("microseconds", [0, 1, 999, 1000, 123456])
-def test_the_key_ends_with_the_session_and_not_a_moment_earlier(
-    server, strategy, call, microseconds
-):
+def test_the_key_expires_with_the_session_and_not_earlier(server, strategy, call, microseconds):
     expires = later().replace(microsecond=microseconds)
 
     milliseconds = int(expires.replace(microsecond=0).timestamp()) * 1000 + -(-microseconds // 1000)
@@ -95,7 +93,7 @@ def test_the_key_ends_with_the_session_and_not_a_moment_earlier(
     assert is_exact
 
 
-def test_what_is_expired_at_once_leaves_nothing(server, strategy, call):
+def test_a_session_that_has_already_expired_leaves_no_key(server, strategy, call):
     def left(stored):
         return execute(server, "PTTL", key(stored))  # -2: there is no such key
 
@@ -134,7 +132,7 @@ def test_a_forged_record_is_no_session(server, strategy, call, forge):
     assert call(strategy, "load", other.session_id).data == {"admin": True}
 
 
-def test_a_value_of_another_kind_is_no_session(server, strategy, call, caplog):
+def test_a_key_of_another_type_is_no_session(server, strategy, call, caplog):
     stored = call(strategy, "insert", {"a": 1}, later())
     execute(server, "DEL", key(stored))
     execute(server, "RPUSH", key(stored), "a", "list")
@@ -152,7 +150,9 @@ def test_a_value_of_another_kind_is_no_session(server, strategy, call, caplog):
 
 
 @pytest.mark.parametrize("verb", ["merge", "rotate"])
-def test_a_server_that_forgot_the_script_learns_it_in_the_same_call(server, strategy, call, verb):
+def test_a_server_that_does_not_know_the_script_gets_it_in_the_same_call(
+    server, strategy, call, verb
+):
     stored = call(strategy, verb, call(strategy, "insert", {"a": 1}, later()), {"a": 2}, later())
     execute(server, "SCRIPT", "FLUSH")
     with watched(server) as sent:
@@ -165,14 +165,14 @@ def test_a_server_that_forgot_the_script_learns_it_in_the_same_call(server, stra
 
 
 @pytest.mark.parametrize("verb", ["merge", "rotate"])
-def test_a_session_ends_by_our_clock_whatever_the_servers_says(strategy, call, verb):
+def test_a_session_ends_by_our_clock_not_the_servers(strategy, call, verb):
     stored = call(strategy, "insert", {"a": 1}, later(5))
     with time_machine.travel(later(6)):
         assert call(strategy, verb, stored, {"a": 2}, later(60)) is None
     assert call(strategy, "load", stored.session_id).data == {"a": 1}
 
 
-def test_a_session_may_outlive_its_header(strategy, call):
+def test_an_expiry_after_2286_is_stored_as_2286(strategy, call):
     end = datetime.max.replace(tzinfo=UTC)
     stored = call(strategy, "insert", {"a": 1}, end)
     loaded = call(strategy, "load", stored.session_id)

@@ -22,7 +22,7 @@ def wait_until_nobody_is_connected(server):
         assert time.monotonic() < ends
 
 
-def test_each_event_loop_has_one_client_that_ends_with_it(make):
+def test_each_event_loop_has_one_client_that_is_closed_with_it(make):
     with Valkey() as server:
         strategy = make(server.url)
         with asyncio.Runner() as one, asyncio.Runner() as other:
@@ -56,7 +56,7 @@ def test_hundreds_of_requests_at_once_wait_for_a_connection(make, pool):
     ],
     ids=["by default", "a pool that lets them wait"],
 )
-def test_threads_share_connections_and_get_their_own_answers(make, options, most):
+def test_threads_share_connections_and_get_their_own_replies(make, options, most):
     def visit(strategy, n):
         stored = strategy.insert({"n": n}, later())
         return [strategy.load(stored.session_id).data["n"] for _ in range(20)] == [n] * 20
@@ -68,7 +68,7 @@ def test_threads_share_connections_and_get_their_own_answers(make, options, most
         assert len(connections(server)) <= most
 
 
-def test_calls_that_are_cancelled_leave_no_answer_for_others(server, strategy):
+def test_cancelled_calls_leave_no_reply_for_other_calls(server, strategy):
     async def cancel_all():
         stored = await asyncio.gather(*(strategy.ainsert({"n": n}, later()) for n in range(200)))
         server.pause()

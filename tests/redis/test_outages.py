@@ -78,7 +78,7 @@ def test_a_server_that_refuses_is_unavailable_and_says_why(server, strategy, cal
 
 # redis-py forgets to close a connection that is refused right after it was made.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_server_that_lets_nobody_in_is_unavailable(server, make, call):
+def test_a_server_that_refuses_the_login_is_unavailable(server, make, call):
     stored = call(make(server.url), "insert", {"a": 1}, later())
     on, off = ["ACL SETUSER default resetpass >secret"], ["ACL SETUSER default nopass"]
     with refusing(server, ..., on, off):
@@ -114,7 +114,7 @@ def test_a_server_that_hangs_is_unavailable_after_the_timeout(server, make, call
     assert call(strategy, "load", stored.session_id).session_id == stored.session_id
 
 
-def test_a_hang_that_many_met_keeps_the_next_waiting_only_once(make):
+def test_after_a_hang_met_by_many_requests_the_next_request_waits_only_once(make):
     with Valkey() as server, ThreadPoolExecutor(8) as pool:
         strategy = make(server.url, timeout=1)
         stored, together = strategy.insert({"a": 1}, later()), threading.Barrier(8)
@@ -135,7 +135,7 @@ def test_a_hang_that_many_met_keeps_the_next_waiting_only_once(make):
         assert list(pool.map(load, [together.wait] * 8)) == [{"a": 1}] * 8
 
 
-def test_whoever_meets_a_primary_that_was_demoted_connects_anew(make, call):
+def test_a_request_that_meets_a_demoted_primary_reconnects(make, call):
     """Where a name leads to the new one by now."""
     with Valkey() as server:
         strategy = make(server.url)
@@ -150,7 +150,7 @@ def test_whoever_meets_a_primary_that_was_demoted_connects_anew(make, call):
         assert call(strategy, "merge", stored, {"a": 2}, later()).data == {"a": 2}
 
 
-def test_connections_that_a_cache_has_already_do_not_lengthen_the_wait(server, make):
+def test_connections_that_the_cache_opened_do_not_lengthen_the_wait(server, make):
     strategy = make(server.url, timeout=0.5)
     cache = caches[strategy.clients.alias]
     cache.set("cached", 1)
@@ -185,7 +185,7 @@ def test_a_server_that_was_restarted_answers_at_once_on_every_connection(make, e
         asyncio.run(main())
 
 
-def test_a_timeout_of_the_alias_goes_before_the_strategys(server, make, call):
+def test_the_timeout_of_the_alias_overrides_the_strategys(server, make, call):
     options = {"SOCKET_TIMEOUT": 60, "SOCKET_CONNECT_TIMEOUT": 60}
     strategy = make(server.url, options, timeout=0.05)
     stored = call(strategy, "insert", {"a": 1}, later())
@@ -196,7 +196,7 @@ def test_a_timeout_of_the_alias_goes_before_the_strategys(server, make, call):
 
 @pytest.mark.parametrize("verb", ["merge", "rotate"])
 @pytest.mark.parametrize("retry", [{}, {"retry": Retry(NoBackoff(), 3)}], ids=["", "retry"])
-def test_a_write_whose_answer_got_lost_is_not_sent_again(server, make, call, verb, retry):
+def test_a_write_whose_reply_was_lost_is_not_sent_again(server, make, call, verb, retry):
     with Tunnel(server.port) as tunnel:
         url = f"redis://127.0.0.1:{tunnel.port}/0"
         strategy = make(url, {"CONNECTION_POOL_KWARGS": retry})

@@ -26,7 +26,9 @@ class OurCache(RedisCache):
 
 
 @pytest.mark.parametrize("alias", ["default", "missing", "django's"])
-def test_an_alias_that_is_not_django_redis_is_answered_with_what_to_paste(settings, server, alias):
+def test_an_alias_that_is_not_django_redis_is_an_error_with_settings_to_paste(
+    settings, server, alias
+):
     settings.CACHES = {
         "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
         "django's": {
@@ -43,7 +45,7 @@ def test_an_alias_that_is_not_django_redis_is_answered_with_what_to_paste(settin
     assert RedisStrategy(alias).clients.alias == alias
 
 
-def test_a_subclass_of_django_redis_will_do(settings, server):
+def test_a_subclass_of_django_redis_works(settings, server):
     settings.CACHES = {"ours": {"BACKEND": f"{__name__}.OurCache", "LOCATION": server.url}}
     strategy = RedisStrategy("ours")
     stored = strategy.insert({"a": 1}, later())
@@ -108,22 +110,22 @@ POOLS = {
 
 
 @pytest.mark.parametrize("pool", POOLS.values(), ids=POOLS)
-def test_the_options_of_connections_are_followed(server, make, call, pool):
+def test_the_connections_use_the_options_of_the_alias(server, make, call, pool):
     check_every_verb(make(server.url, {"CONNECTION_POOL_KWARGS": pool}), call)
 
 
-def test_a_unix_socket_will_do(server, make, call):
+def test_a_unix_socket_works(server, make, call):
     check_every_verb(make(f"unix://{server.folder}/valkey.sock?db=0"), call)
 
 
-def test_tls_will_do(through_tls, certificates, make, call):
+def test_tls_works(through_tls, certificates, make, call):
     url = f"rediss://localhost:{through_tls.port}/0"
     check_every_verb(make(url, tls(certificates, "authority")), call)
     with pytest.raises(StrategyUnavailable):
         call(make(url, tls(certificates, "stranger")), "load", "AAAAAAAAAAAAAAAAAAAAAA")
 
 
-def test_users_and_passwords_are_followed(server, make, call):
+def test_the_connections_use_the_user_and_password_of_the_alias(server, make, call):
     page = (Path(__file__).parents[2] / "docs" / "redis.md").read_text()
     (least,) = re.findall(r"^user shop on >\S+ (.+)$", page, flags=re.MULTILINE)
     execute(server, "ACL", "SETUSER", "ada", "on", ">secret", *least.split())
@@ -133,7 +135,7 @@ def test_users_and_passwords_are_followed(server, make, call):
     execute(server, "ACL", "DELUSER", "ada")
 
 
-def test_a_password_that_is_renewed_reaches_connections_that_are_kept(server, make):
+def test_kept_connections_use_a_renewed_password(server, make):
     class Token:
         def try_get(self, name):
             return "ada"
@@ -152,7 +154,7 @@ def test_a_password_that_is_renewed_reaches_connections_that_are_kept(server, ma
     execute(server, "ACL", "DELUSER", "ada")
 
 
-def test_replicas_are_never_asked(server, make, call):
+def test_replicas_are_never_queried(server, make, call):
     with Valkey("--replicaof", "127.0.0.1", str(server.port)) as replica:
         strategy = make([server.url, replica.url])
         with watched(replica) as sent:
