@@ -17,7 +17,7 @@ Times = dict[str, list[float]]  # by side: of each round, in microseconds
 
 
 def turn_about(sides: Sequence[str], rounds: int, batch: Callable[[str], float]) -> Times:
-    """What `batch` measures. Who begins changes, for what the former left behind."""
+    """What `batch` measures. Each round begins with the next side."""
     times: Times = {side: [] for side in sides}
     for turn in range(rounds + WARM_UP):
         first = turn % len(sides)
@@ -68,7 +68,7 @@ def together(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No garbage collection in the middle: it would fall on whoever's turn it is."""
+    """No garbage collection in the middle: it would slow whichever side is measured."""
     gc.collect()
     gc.disable()
     try:

@@ -30,7 +30,7 @@ but for those that are named here.
 @dataclass
 class Plot:
     figure: Figure
-    shows: str  # for whoever cannot see it
+    shows: str  # the text alternative
 
 
 @dataclass

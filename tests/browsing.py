@@ -117,7 +117,7 @@ def visitor(chromium, expected=r"(?!)", **options):
 def look(page, name):
     """On a desktop and a phone, light and dark: nothing scrolls sideways, and axe is content.
 
-    The pictures are for whoever wants to look.
+    The pictures are for people to look at.
     """
     PICTURES.mkdir(exist_ok=True)
     page.mouse.move(0, 0)  # off whatever was clicked

@@ -48,7 +48,7 @@ def middleware(request, settings):
 
 
 def run_in_loop(work):
-    """As on ASGI, where nobody waits in `async_to_sync`, and strategies need no threads."""
+    """Run as on ASGI, without `async_to_sync`, so that strategies need no threads."""
 
     async def main():
         try:

@@ -191,7 +191,8 @@ class Watched(Servers):
     def order(self, node: Valkey) -> None:
         sentinel = random.choice(self.sentinels)
         self.wait(
-            lambda: self.execute(sentinel, "SENTINEL FAILOVER", "sessions"), "Nobody takes orders"
+            lambda: self.execute(sentinel, "SENTINEL FAILOVER", "sessions"),
+            "No Sentinel accepts the failover",
         )
 
     def settle(self) -> None:
@@ -355,7 +356,7 @@ class Worker:
         key = random.choice(self.recent)
         written = self.kept.pop(key, None)
         if written is None:
-            return  # deleted, or nobody knows
+            return  # deleted, or its state is unknown
         yield "write", "DEL", key
         self.counts["deletions"] += 1
         self.deleted[key] = time.monotonic()
@@ -387,7 +388,7 @@ class Worker:
 
 
 def work() -> None:
-    """The main function of a worker, which ends when it is told a line."""
+    """The main function of a worker, which ends when it reads a line."""
     from django.conf import settings
 
     from django_strategy_sessions.steps import arun, run

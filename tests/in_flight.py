@@ -1,6 +1,6 @@
 """Requests that are still running while others happen, on WSGI and on ASGI: a URLconf and `ask`.
 
-What such a request does is told as steps: ``("update", {"a": 1})`` calls a method of its session
+What such a request does is given as steps: ``("update", {"a": 1})`` calls a method of its session
 (on ASGI the ``a`` twin), and a function is called with the request: it does what others do
 meanwhile, or answers.
 """

@@ -50,7 +50,7 @@ def write(changes):
 
 
 def exchange(value):
-    """Write two names alike, and tell what both were."""
+    """Write the same value to two names, and return what both were."""
     seen = (yield "get", "one"), (yield "get", "two")
     yield "update", {"one": value, "two": value}
     yield ("save",)
@@ -176,7 +176,7 @@ WAYS = {
 
 
 class Processes:
-    """They are told the way and the strategy, then requests, all at once; ``None`` ends a race."""
+    """They read the way and the strategy, then requests, all at once; ``None`` ends a race."""
 
     def __init__(self):
         database = connections["postgres"].settings_dict["NAME"]  # by now the tests' own

@@ -103,7 +103,7 @@ class Server:
             self.process.wait(STARTED_WITHIN)
 
     def kill(self) -> None:
-        """As the system does when memory runs out: no goodbye, to nobody."""
+        """Kill it with SIGKILL, as the system does when memory runs out."""
         if self.process and self.process.poll() is None:
             children = psutil.Process(self.process.pid).children(recursive=True)
             self.process.kill()
@@ -202,7 +202,7 @@ class PgBouncer(Server):
             "unix_socket_dir =\nauth_type = any\npool_mode = transaction\n"
             f"default_pool_size = {size}\n"
         )
-        self.folder.chmod(0o755)  # for whoever it runs as
+        self.folder.chmod(0o755)  # so that the user it runs as can read it
 
     def identity(self) -> dict[str, object]:
         # As root it refuses to run.
@@ -328,7 +328,7 @@ class Tunnel(socketserver.ThreadingTCPServer):
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
 
     def forget(self) -> None:
-        """Drop what is sent over the connections of now, and tell nobody: as firewalls do."""
+        """Silently drop what is sent over the present connections, as firewalls do."""
         self.forgotten = self.count
 
     def get_request(self):

@@ -88,7 +88,7 @@ def client():
 
 @pytest.fixture
 def take_away(column, monkeypatch):
-    """Let nobody connect to the servers any more."""
+    """Make the servers refuse connections."""
     database = connections["postgres"]
     pools = [get_redis_connection("sessions").connection_pool]
     if clients := getattr(get_strategy(), "clients", None):

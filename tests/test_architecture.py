@@ -1,4 +1,4 @@
-"""Who imports whom: the package's modules, and what each may know of the others."""
+"""Which modules of the package import which."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def site(tmp_path):
 
 def test_a_visit(site, chromium):
     with visitor(chromium, "favicon.ico") as page:
-        # Somebody who only looks has no session.
+        # A visitor who only looks at pages has no session.
         page.goto(site)
         look(page, "shop")
         assert cookie(page) is None

@@ -132,7 +132,7 @@ def test_check_reports_each_mistake_with_a_hint_to_paste(settings, expected, wro
 
 
 def test_check_warns_of_sessions_in_the_default_cache(settings):
-    """So sessions in it are told of too."""
+    """Its eviction would end sessions."""
     settings.CACHES = {"default": REDIS_CACHE}
     settings.SESSION_STRATEGY = REDIS["BACKEND"]
     assert [message.id for message in ours()] == ["strategy_sessions.W004"]

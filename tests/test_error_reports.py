@@ -134,7 +134,7 @@ def locked():
 
 @contextmanager
 def unreachable():
-    """PostgreSQL: nobody listens."""
+    """PostgreSQL: nothing listens on the port."""
     django = connections["postgres"]
     django.close()
     kept = django.settings_dict["HOST"], django.settings_dict["PORT"]

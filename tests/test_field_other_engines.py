@@ -97,7 +97,7 @@ def test_a_logout_elsewhere_interrupts_a_save_of_another_engine(engine, ada, set
 
 
 def test_the_way_back_is_the_engine_from_before(ada, settings):
-    """With our middleware left in its place. Nobody's cookie is of use to the other engine."""
+    """With our middleware left in its place. The other engine can use no cookie of ours."""
     settings.MIDDLEWARE = [OURS, *settings.MIDDLEWARE[1:]]
     ours, client = settings.SESSION_ENGINE, Client()
     for engine in (ours, f"{BACKENDS}.db", ours):

@@ -119,7 +119,7 @@ class PostgresStore(Postgres):
 
     @contextmanager
     def busy(self):
-        """The table is locked: whoever waits for it keeps a connection of the pool."""
+        """The table is locked. Each request that waits for it keeps a pooled connection."""
         with psycopg.connect(self.url) as holder:
             holder.execute("LOCK TABLE django_strategy_sessions_storedsession")
             yield
@@ -179,7 +179,7 @@ class ValkeyStore(Valkey):
 
     @contextmanager
     def busy(self):
-        """A script that somebody wrote does not come to its end."""
+        """Another client's script does not end."""
         self.execute("CONFIG SET busy-reply-threshold 1")
         with closing(self.client()) as client:
             client.connection_pool.get_connection().send_command("EVAL", "while true do end", 0)

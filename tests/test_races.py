@@ -70,7 +70,7 @@ def different_names(make):
 
 
 def one_name(make):
-    """All requests write the same two names, and tell what both were before."""
+    """All requests write the same two names, and return what both were before."""
     values = [{"n": n, "text": str(n) * 50} for n in range(WRITERS)]
     key = saved(one=None, two=None)
     answers = make([["exchange", key, value] for value in values])
@@ -85,7 +85,7 @@ def one_name(make):
 
 
 def computed(make):
-    """Each request adds one, and tells what that makes."""
+    """Each request adds one, and returns the sum."""
     key = saved(count=0)
     answers = make([["add", key, "count"] for _ in range(WRITERS)])
     sums = [made for error, _key, made in answers if not error]
@@ -107,7 +107,7 @@ def logouts(make):
         if not error
     ]
     ended = [key for kind, key, _ in done if kind == "logout"]
-    # Who finds nothing begins anew, and has nothing of what was.
+    # A request that finds no session creates one, with nothing of the old one in it.
     anew = [now_key for kind, key, now_key in done if kind != "logout" and now_key != key]
     wrong = sum(SessionStore().exists(key) for key in ended)
     wrong += sum("user" in held(key) for key in anew)

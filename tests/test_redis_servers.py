@@ -120,7 +120,7 @@ def reached(sentinel, name, enough):
 def test_a_failover_logs_nobody_out(sentinels, end, way):
     """While there is no primary the answer is an outage; afterwards the session is there.
 
-    And whoever asks next gets no answer that came too late for another.
+    And the next request gets no late reply to an earlier one.
     """
     primary, watchers = sentinels
     for each in watchers:

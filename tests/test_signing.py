@@ -1,4 +1,4 @@
-"""Session keys: nobody makes one without a secret, and secrets can be changed without a logout."""
+"""Session keys: forging one needs a secret, and secrets can be changed without a logout."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ def own_server(django_db_setup, django_db_blocker):
 
 @pytest.fixture
 def server(own_server, transactional_db):
-    """A server of these tests' own, to be hurt and to tell what it was asked."""
+    """A server of these tests' own, which they stop, and which logs its statements."""
     with pointed(**database(own_server.url, application_name="sessions")):
         yield own_server
 

@@ -1,4 +1,4 @@
-"""PostgreSQL's connections: when they are given up, replaced, or left to somebody else."""
+"""PostgreSQL's connections: when they are closed, replaced, or left to Django."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_an_event_loop_closes_pooled_connections_after_a_burst(servers, tunnel):
     async def main():
         pids = await asyncio.gather(*(strategy.connections.afetch(PID) for _ in range(8)))
         assert len(set(pids)) > 1
-        while count():  # noqa: ASYNC110 (the server tells nobody)
+        while count():  # noqa: ASYNC110 (the server sends no event)
             await asyncio.sleep(0.05)
 
     run_in_loop(main())
@@ -275,7 +275,7 @@ def write(strategy, stored, name):
 
 
 def test_a_tracer_that_starts_late_is_seen_at_the_next_connection(tunnel, monkeypatch):
-    """What somebody may have wrapped is looked for once for each connection, not at each call."""
+    """Wrappers of a connection are looked for once per connection, not at each call."""
     strategy = PostgresStrategy("postgres")
     traced = []
 

@@ -1,4 +1,4 @@
-"""What the table shows, and what becomes of a row that somebody changed."""
+"""What the table shows, and what happens to a row that was changed by hand."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_row_that_was_tampered_with_is_no_session(strategy, do, caplog, tamper
 
 
 class Misled(PostgresStrategy):
-    """What somebody else asked over its connection is answered first."""
+    """The connection first returns the reply to another request's statement."""
 
     def mislead(self, sql):
         _send(self.connection.connection, sql)

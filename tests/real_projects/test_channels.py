@@ -82,7 +82,7 @@ def site(request):
 
 @pytest.fixture
 def browser(transactional_db):
-    """A browser that has a session, of nobody yet."""
+    """A browser with a session that has no user yet."""
     get_user_model().objects.create_user("ada", password="secret")
     client = Client()
     client.get("/write/?page=1")

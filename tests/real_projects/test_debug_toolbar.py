@@ -18,7 +18,7 @@ def site(settings, strategy, middleware):
 
 @pytest.fixture
 def client(site):
-    """A visitor with a cart, and a flash that nobody has read."""
+    """A visitor with a cart, and an unread flash."""
     client = Client()
     client.get("/write/?name=in-the-cart")
     client.get("/flash/")

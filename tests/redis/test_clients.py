@@ -54,7 +54,7 @@ def wait_for(condition):
 
 
 def test_a_connection_that_was_idle_too_long_is_replaced_before_it_is_used(tunnel, make, call):
-    """A firewall may have dropped it, and tells nobody."""
+    """A firewall may have dropped it without closing it."""
     clients = make(url(tunnel), timeout=10, idle=0.05)
     for command in (("write", "SET", KEY, "1"), ("execute", "GET", KEY)):
         call(clients, "write", "SET", KEY, "0")
@@ -213,7 +213,7 @@ def test_commands_go_through_an_instrumented_client(server, make, call, monkeypa
 
 
 def no_connection(connection):
-    """Somebody's `redis_connect_func`."""
+    """A project's own `redis_connect_func`."""
 
 
 UNFIT = {

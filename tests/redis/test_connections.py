@@ -95,7 +95,7 @@ def test_cancelled_calls_leave_no_reply_for_other_calls(server, strategy):
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # is multi-threaded
 def test_a_forked_process_has_sockets_of_its_own(make, call):
-    with Valkey() as server:  # where nobody else's connections come and go
+    with Valkey() as server:  # so that all connections are this test's
         strategy = make(server.url)
         parents = call(strategy, "insert", {"of": "parent"}, later())
         childs = call(strategy, "insert", {"of": "child"}, later())
