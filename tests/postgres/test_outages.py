@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from threading import Barrier
 
 import pytest
 from django.db import close_old_connections, connections
 
+from django_strategy_sessions.strategies import postgres_connections
 from django_strategy_sessions.strategies.base import StrategyUnavailable
 from django_strategy_sessions.strategies.postgres import PostgresStrategy
 from django_strategy_sessions.testing import later
@@ -126,3 +129,31 @@ def test_a_commit_that_takes_too_long_is_an_outage(server, do):
         for pid in backends():
             ask("SELECT pg_terminate_backend(%s, 10000)", pid)
         ask("DROP FUNCTION dawdle CASCADE")
+
+
+def test_the_first_requests_of_two_threads_leave_no_time_limit_behind(server, monkeypatch):
+    """Each may start a watchdog. A limit that one of them keeps would cut the connection again and
+    again, long after the statement ended."""
+    both = Barrier(2)
+
+    class Watchdog(postgres_connections._Watchdog):
+        def __init__(self):
+            super().__init__()
+            both.wait(PATIENCE)
+
+    monkeypatch.setattr(postgres_connections, "_Watchdog", Watchdog)
+    monkeypatch.setattr(postgres_connections, "_watching", None)
+    strategy = PostgresStrategy("postgres", timeout=1)
+
+    def load_until_the_time_limit_is_over(_thread):
+        used, started = set(), time.monotonic()
+        try:
+            while time.monotonic() - started < 2:
+                strategy.load("A" * 22)
+                used.add(connections["postgres"].connection.info.backend_pid)
+        finally:
+            connections.close_all()
+        return len(used)
+
+    with ThreadPoolExecutor(2) as threads:
+        assert list(threads.map(load_until_the_time_limit_is_over, range(2))) == [1, 1]
