@@ -63,7 +63,12 @@ IMPORTS = {
         *("strategies.forks", SEALED, BASE, "records", "models", "steps", "hidden"),
     },
     "strategies.redis": {"strategies.redis_clients", SEALED, BASE, "records", "steps"},
-    "strategies.redis_clients": {"strategies.loops", BASE, "steps", "hidden"},
+    "strategies.redis_clients": {
+        *("strategies.redis_servers", "strategies.redis_exchange", "strategies.loops"),
+        *(BASE, "steps", "hidden"),
+    },
+    "strategies.redis_servers": {"strategies.redis_exchange"},
+    "strategies.redis_exchange": {"hidden"},
     "strategies.forks": set(),
     # every rule about a session at rest, and the contract
     SEALED: {"strategies.loops", BASE, "records", "steps", "hidden"},
@@ -88,7 +93,10 @@ OUTSIDE = {
     },
     "django_redis": {"strategies.redis_clients"},
     "psycopg": {"strategies.postgres_connections"},
-    "redis": {"strategies.redis", "strategies.redis_clients"},
+    "redis": {
+        *("strategies.redis", "strategies.redis_clients"),
+        *("strategies.redis_servers", "strategies.redis_exchange"),
+    },
     "tqdm": {"management.batches"},
     "ua_parser": {"sign_ins"},
     "typing_extensions": {"storage"},

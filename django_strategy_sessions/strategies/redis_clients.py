@@ -10,19 +10,13 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import cache
 from hashlib import sha1
-from inspect import signature
-from math import inf
-from pathlib import Path
-from types import FunctionType
 from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakKeyDictionary
 
-import redis
 from django.conf import settings
 from django.core import checks
 from django.core.checks import CheckMessage
@@ -38,23 +32,28 @@ from redis.asyncio import connection as async_connections
 from redis.backoff import NoBackoff
 from redis.exceptions import (
     AskError,
-    ClusterDownError,
-    DataError,
     MovedError,
     NoScriptError,
-    OutOfMemoryError,
-    ReadOnlyError,
     RedisClusterException,
     RedisError,
-    ResponseError,
-    TryAgainError,
 )
 from redis.retry import Retry
 
-from ..hidden import Hidden, HiddenBytes
+from ..hidden import Hidden
 from ..steps import Steps, arun, run
 from .base import Answers, StrategyUnavailable
 from .loops import PerLoop
+from .redis_exchange import (
+    Command,
+    aexchange_over,
+    aexchange_through,
+    ends_connection,
+    exchange_over,
+    exchange_through,
+    is_instrumented,
+    is_outage,
+)
+from .redis_servers import Client, Cluster, OneServer, Sentinels, Servers, find_counterpart
 
 if TYPE_CHECKING:  # django-redis has no types
 
@@ -67,30 +66,13 @@ if TYPE_CHECKING:  # django-redis has no types
 else:
     _ConnectionFactory = ConnectionFactory
 
-Command = tuple[Any, ...]
-Client = Redis  # of one server
-
-# Connection classes by name: the direct counterparts of those that Sentinels manage, and the async
-# counterparts of all.
-_DIRECT = {
-    "SentinelManagedSSLConnection": redis.SSLConnection,
-    "SentinelManagedConnection": redis.Connection,
-}
+# The async counterparts of connection classes, by name.
 _ASYNC = {
     "Connection": async_connections.Connection,
     "SSLConnection": async_connections.SSLConnection,
     "UnixDomainSocketConnection": async_connections.UnixDomainSocketConnection,
 }
-_SOON = 100  # ms: replicas at a usual distance confirm a write within this time
 _ATTEMPTS = 5  # for one command that the nodes of a cluster redirect
-_REDIS_PY = str(Path(redis.__file__).parent)
-
-# Errors of a server that cannot serve now; all others are mistakes of the caller. redis-py has
-# classes for some of them, and strips the error code; older servers put the code of an error within
-# a script in the middle of the message.
-_REFUSALS = (AskError, ClusterDownError, OutOfMemoryError, ReadOnlyError, TryAgainError)
-_REFUSAL_CODES = ("BUSY", "MASTERDOWN", "MISCONF", "NOREPLICAS", "OOM", "READONLY", "UNKILLABLE")
-
 # A write that changes nothing.
 _TOUCH = """
 local held = redis.pcall('GET', KEYS[1])
@@ -136,7 +118,7 @@ class RedisClients:
         self.timeout: float = timeout
         self.replicas: int = replicas
         self.idle: float = idle
-        self._found: _Servers | None = None
+        self._found: Servers | None = None
         self._lock = threading.Lock()
         self._idle_since: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
         self._loops = PerLoop(
@@ -157,7 +139,7 @@ class RedisClients:
 
     def is_cluster(self) -> bool:
         with _answers:
-            return isinstance(self._servers(), _Cluster)
+            return isinstance(self._servers(), Cluster)
 
     async def aexecute(self, *command: Any) -> Any:
         with _answers:
@@ -173,7 +155,7 @@ class RedisClients:
 
     async def ais_cluster(self) -> bool:
         with _answers:
-            return isinstance(self._found or await self.a_servers(), _Cluster)
+            return isinstance(self._found or await self.a_servers(), Cluster)
 
     # -- the rules ---------------------------------------------------------------------------------
 
@@ -213,7 +195,7 @@ class RedisClients:
         except NoScriptError:  # the server does not know it yet: it restarted or took over
             return (yield from self._write_steps(("EVAL", script, *given)))
 
-    def _find_steps(self, servers: _Servers, key: Any) -> Steps[Client]:
+    def _find_steps(self, servers: Servers, key: Any) -> Steps[Client]:
         client = servers.find(key)
         if client is None:
             yield "_refresh", servers
@@ -223,7 +205,7 @@ class RedisClients:
 
     def _send_steps(
         self, commands: list[Command], repeatable: bool = False
-    ) -> Steps[tuple[_Servers, Client, list[Any]]]:
+    ) -> Steps[tuple[Servers, Client, list[Any]]]:
         """Send commands to the server that has the first one's key. If that one fails, raise.
 
         `repeatable` commands that fail on a pooled connection are sent once more on a new one. Each
@@ -240,7 +222,7 @@ class RedisClients:
             try:
                 replies = yield "_exchange", servers, client, asking + commands, limit, anew
             except Exception as error:
-                if _is_outage(error):
+                if is_outage(error):
                     servers.doubt(client)
                     if repeatable and not anew and time.monotonic() < late:
                         redirected, asking, anew = None, [], True
@@ -254,31 +236,31 @@ class RedisClients:
                 servers.doubt(client)
             redirected = servers.redirect(replies[0])
         if isinstance(replies[0], Exception):
-            if _is_outage(replies[0]):
+            if is_outage(replies[0]):
                 servers.doubt(client)
             raise replies[0]
         return servers, client, replies
 
     # -- where the servers are ---------------------------------------------------------------------
 
-    def _servers(self) -> _Servers:
+    def _servers(self) -> Servers:
         with self._lock:
             found = self._found = self._found or self._find_servers()
             return found
 
-    async def a_servers(self) -> _Servers:
-        found: _Servers = await asyncio.to_thread(self._servers)
+    async def a_servers(self) -> Servers:
+        found: Servers = await asyncio.to_thread(self._servers)
         return found
 
-    def _refresh(self, servers: _Servers) -> None:
+    def _refresh(self, servers: Servers) -> None:
         servers.refresh()
 
-    async def a_refresh(self, servers: _Servers) -> None:
+    async def a_refresh(self, servers: Servers) -> None:
         loop = await self._loops.get()
         async with loop.refreshing:  # otherwise each task would occupy a thread while it waits
             await asyncio.to_thread(servers.refresh)
 
-    def _find_servers(self) -> _Servers:
+    def _find_servers(self) -> Servers:
         for fault, _hint, _id in self._find_faults():
             raise ImproperlyConfigured(fault)
         try:
@@ -290,10 +272,10 @@ class RedisClients:
                 f"Cannot make a client for the cache {self.alias!r} ({error})."
             ) from error
         if isinstance(client, RedisCluster):
-            return _Cluster(client, self.timeout)
+            return Cluster(client, self.timeout)
         if hasattr(client.connection_pool, "sentinel_manager"):
-            return _Sentinels(client, self.timeout, self.replicas)
-        return _OneServer(client, self.timeout)
+            return Sentinels(client, self.timeout, self.replicas)
+        return OneServer(client, self.timeout)
 
     def _make_client(self) -> Redis | RedisCluster:
         """Make a client of the primary: a replica may not know about a login or logout yet."""
@@ -335,7 +317,7 @@ class RedisClients:
 
     def _exchange(
         self,
-        servers: _Servers,
+        servers: Servers,
         client: Client,
         commands: list[Command],
         limit: float | None,
@@ -343,22 +325,22 @@ class RedisClients:
     ) -> list[Any]:
         """Send commands to one server in one round trip. Return its replies, including errors."""
         pool = client.connection_pool
-        if _is_instrumented(client):
+        if is_instrumented(client):
             self._release(
                 pool, self._take(pool, anew)
             )  # the client takes this one next, and it is alive
-            return _exchange_through(client, commands)
+            return exchange_through(client, commands)
         if anew:
             bounds = dict.fromkeys(("socket_timeout", "socket_connect_timeout"), limit)
             connection = pool.connection_class(**{**pool.connection_kwargs, **bounds})
             try:
-                return _exchange_over(connection, commands, limit)
+                return exchange_over(connection, commands, limit)
             finally:
                 connection.disconnect()
         connection = self._take(pool)
         try:
-            replies = _exchange_over(connection, commands, limit)
-            if any(map(_ends_connection, replies)) or not servers.has(client):
+            replies = exchange_over(connection, commands, limit)
+            if any(map(ends_connection, replies)) or not servers.has(client):
                 connection.disconnect()
             return replies
         except BaseException:
@@ -387,7 +369,7 @@ class RedisClients:
 
     async def a_exchange(
         self,
-        servers: _Servers,
+        servers: Servers,
         client: Client,
         commands: list[Command],
         limit: float | None,
@@ -398,13 +380,13 @@ class RedisClients:
         pool: Any = twin.connection_pool
         async with asyncio.timeout(limit):
             connection = await loop.take(pool, anew)
-            if _is_instrumented(twin):
+            if is_instrumented(twin):
                 self._idle_since[connection] = time.monotonic()
                 await pool.release(connection)
-                return await _aexchange_through(twin, commands)
+                return await aexchange_through(twin, commands)
             try:
-                replies = await _aexchange_over(connection, commands)
-                if any(map(_ends_connection, replies)) or not servers.has(client):
+                replies = await aexchange_over(connection, commands)
+                if any(map(ends_connection, replies)) or not servers.has(client):
                     await connection.disconnect(nowait=True)
                 return replies
             except BaseException:
@@ -522,235 +504,6 @@ _UNFIT_OPTIONS = {
 _BASES: dict[str, type] = {"CONNECTION_POOL_CLASS": ConnectionPool, "REDIS_CLIENT_CLASS": Redis}
 
 
-class _Servers(ABC):
-    """Knows which server has a key: the only one, the Sentinels' primary, or a cluster node."""
-
-    def __init__(self, timeout: float) -> None:
-        self.timeout = timeout
-
-    @abstractmethod
-    def find(self, key: Any, refreshed: bool = False) -> Client | None:
-        """Return the client for a key, without network access. ``None``: refresh first."""
-
-    @abstractmethod
-    def has(self, client: Client) -> bool:
-        """Return whether this is still the client of one of these servers."""
-
-    @abstractmethod
-    def refresh(self) -> None:
-        """Ask where the servers are."""
-
-    @abstractmethod
-    def doubt(self, client: Client) -> None:
-        """Refresh before this client, which failed, is used again."""
-
-    def redirect(self, error: AskError) -> Client | None:
-        """Return the server that a redirection names; ``None`` if it is not known yet."""
-        raise ImproperlyConfigured(
-            "The Redis server is a node of a cluster. Tell django-redis in the cache's OPTIONS:\n"
-            '"CONNECTION_FACTORY":'
-            ' "django_strategy_sessions.strategies.redis.ClusterConnectionFactory"'
-        ) from error
-
-    def waits(self, replicas: int) -> list[Command]:
-        """Return the commands that follow a write. The first returns how many replicas have it."""
-        return [("WAIT", replicas, int(self.timeout * 800))]
-
-    def is_safe(self, client: Client, answers: list[Any]) -> bool:
-        """Return whether these answers rule out that a server without the write became primary."""
-        return True
-
-
-class _OneServer(_Servers):
-    def __init__(self, client: Client, timeout: float) -> None:
-        super().__init__(client.connection_pool.connection_kwargs.get("socket_timeout") or timeout)
-        self._client = client
-
-    def find(self, key: Any, refreshed: bool = False) -> Client | None:
-        return self._client
-
-    def has(self, client: Client) -> bool:
-        return True
-
-    def refresh(self) -> None:
-        pass
-
-    def doubt(self, client: Client) -> None:
-        pass
-
-
-class _DiscoveredServers(_Servers):
-    """Servers whose addresses must be asked for. One thread asks while the others wait."""
-
-    def __init__(self, timeout: float) -> None:
-        super().__init__(timeout)
-        self._lock = threading.Lock()
-        self._begun = 0
-        self._failed: Exception | None = None
-
-    def refresh(self) -> None:
-        begun = self._begun
-        if not self._lock.acquire(timeout=self.timeout):
-            raise redis.TimeoutError("Nobody says where the servers are.")
-        try:
-            if self._begun == begun:  # otherwise another thread has just asked
-                self._begun += 1
-                self._failed = None
-                try:
-                    self._ask()
-                except (RedisError, RedisClusterException, OSError) as error:
-                    self._failed = error
-            if self._failed is not None:
-                raise redis.ConnectionError("Nobody says where the servers are.") from self._failed
-        finally:
-            self._lock.release()
-
-    @abstractmethod
-    def _ask(self) -> None: ...
-
-
-class _Sentinels(_DiscoveredServers):
-    """The primary, used only while its Sentinels cannot have promoted another one by themselves.
-
-    The Sentinels are asked again before that time is over, at least twice per `timeout`, and after
-    any failure. So a primary that was demoted or cut off is soon abandoned.
-    """
-
-    def __init__(self, client: Redis, timeout: float, replicas: int) -> None:
-        pool: Any = client.connection_pool
-        options = dict(pool.connection_kwargs)
-        options.pop("connection_pool")
-        super().__init__(options.get("socket_timeout") or timeout)
-        self._name, self._sentinels = pool.service_name, pool.sentinel_manager.sentinels
-        # If nothing may be lost, do not trust a minority of Sentinels that may be cut off.
-        self._enough = len(self._sentinels) // 2 + 1 if replicas else 1
-        options["connection_class"] = _find_counterpart(_DIRECT, pool.connection_class)
-        options["max_connections"] = pool.max_connections
-        self._class, self._options = type(client), options
-        self._client: Client | None = None
-        self._address: tuple[str, int] | None = None
-        self._ends = 0.0
-        self._doubted = True
-        self._strict = replicas > 0
-        self._answered: dict[Redis, float] = {}  # when each last answered
-        self._muted: dict[Redis, float] = {}  # those that failed, and until when to skip them
-        self._replicas: set[Any] | None = None  # of this primary when the Sentinels last agreed
-        self._seen: set[Any] | None = None  # replicas seen since then
-
-    def find(self, key: Any, refreshed: bool = False) -> Client | None:
-        valid = refreshed or (time.monotonic() < self._ends and not self._doubted)
-        return self._client if valid else None
-
-    def has(self, client: Client) -> bool:
-        return client is self._client
-
-    def doubt(self, client: Client) -> None:
-        if client is self._client:
-            self._doubted = True
-
-    def waits(self, replicas: int) -> list[Command]:
-        # A manual failover promotes a replica while this primary still serves. So either all
-        # replicas confirm, or we ask the Sentinels.
-        every = ("WAIT", max(replicas, len(self._replicas or ())), _SOON)
-        return [*super().waits(replicas), every, ("ROLE",)]
-
-    def is_safe(self, client: Client, answers: list[Any]) -> bool:
-        _, reached, role = answers
-        if client is not self._client:
-            return False
-        present = {(host, port) for host, port, _ in role[2]}
-        if self._replicas is not None and self._replicas <= present and reached >= len(present):
-            self._replicas |= present
-            return True
-        self._seen = present  # other threads rely on it only once the Sentinels agree
-        return False
-
-    def _ask(self) -> None:
-        asked = time.monotonic()
-        thorough, self._doubted = self._doubted, False
-        seen, self._seen = self._seen, None
-        try:
-            states = self._ask_sentinels(thorough)
-            newest = max(states, key=lambda state: state["config-epoch"], default={})
-            agreeing = [state for state in states if _agrees_on(state, newest)]
-            if len(agreeing) < self._enough or any(map(_is_changing, states)):
-                raise redis.ConnectionError("The Sentinels do not agree on a primary.")
-        except BaseException:
-            self._doubted, self._seen = True, seen
-            raise
-        if seen is not None:
-            self._replicas = seen
-        if (address := (newest["ip"], newest["port"])) != self._address:
-            self._move(*address)
-        # They promote a replica after the primary has not answered them for this long.
-        patience = min(s["down-after-milliseconds"] - s["last-ok-ping-reply"] for s in states)
-        self._ends = asked + min(self.timeout / 2, patience / 1000)
-
-    def _ask_sentinels(self, thorough: bool) -> list[dict[str, Any]]:
-        """Ask all of them, since only one may know yet, but mostly skip those that failed."""
-        states: list[Any] = []
-        now = time.monotonic()
-        for sentinel in sorted(self._sentinels, key=lambda each: self._muted.get(each, 0.0)):
-            muted = self._muted.get(sentinel, 0.0) > now
-            if muted and not thorough and len(states) > len(self._sentinels) // 2:
-                break
-            try:
-                states.append(sentinel.execute_command("SENTINEL MASTER", self._name))
-                self._muted.pop(sentinel, None)
-                self._answered[sentinel] = now
-            except (RedisError, OSError):
-                self._muted[sentinel] = now + self.timeout
-                # This one may be promoting another primary right now.
-                if thorough and self._strict and now < self._answered.get(sentinel, -inf) + 10:
-                    raise
-        return states
-
-    def _move(self, host: str, port: int) -> None:
-        former = self._client
-        pool = ConnectionPool(**{**self._options, "host": host, "port": port})
-        self._client = self._class(connection_pool=pool)
-        self._address, self._replicas, self._seen = (host, port), None, None
-        if former is not None:
-            former.connection_pool.disconnect(inuse_connections=False)
-
-
-def _agrees_on(state: dict[str, Any], primary: dict[str, Any]) -> bool:
-    """Return whether a Sentinel names this primary and reaches it."""
-    down = state["is_sdown"] or state["is_odown"] or not state["is_master"]
-    return not down and all(state[name] == primary[name] for name in ("ip", "port"))
-
-
-def _is_changing(state: dict[str, Any]) -> bool:
-    return "failover_in_progress" in state["flags"]
-
-
-class _Cluster(_DiscoveredServers):
-    def __init__(self, cluster: RedisCluster, timeout: float) -> None:
-        super().__init__(cluster.get_connection_kwargs().get("socket_timeout") or timeout)
-        self._cluster = cluster
-        self._doubted: set[Client] = set()
-
-    def find(self, key: Any, refreshed: bool = False) -> Client | None:
-        node = self._cluster.get_node_from_key(key)
-        client = self._cluster.get_redis_connection(node)
-        return None if client in self._doubted and not refreshed else client
-
-    def has(self, client: Client) -> bool:
-        return any(node.redis_connection is client for node in self._cluster.get_nodes())
-
-    def doubt(self, client: Client) -> None:
-        self._doubted.add(client)
-
-    def redirect(self, error: AskError) -> Client | None:
-        address = self._cluster.nodes_manager.remap_host_port(error.host, error.port)
-        node = self._cluster.get_node(*address)
-        return None if node is None else self._cluster.get_redis_connection(node)
-
-    def _ask(self) -> None:
-        self._doubted.clear()
-        self._cluster.nodes_manager.initialize()
-
-
 class _Loop:
     """The clients of one event loop: an async twin for each sync client."""
 
@@ -772,7 +525,7 @@ class _Loop:
                 max_connections=pool.max_connections,
                 timeout=self._timeout,
                 **{**_shared_options(pool.connection_kwargs), "protocol": 2},
-                connection_class=_find_counterpart(_ASYNC, pool.connection_class),
+                connection_class=find_counterpart(_ASYNC, pool.connection_class),
             )
             self._twins[client] = AsyncRedis(connection_pool=twins)
         return self._twins[client]
@@ -841,88 +594,6 @@ class ClusterConnectionFactory(_ConnectionFactory):
         connection.disconnect_connection_pools()  # close() would be permanent
 
 
-# -- an exchange over one connection ---------------------------------------------------------------
-
-
-def _exchange_over(connection: Any, commands: list[Command], limit: float | None) -> list[Any]:
-    connection.send_packed_command(_pack(connection, commands))
-    if limit is None:
-        return [_read_reply(connection) for _ in commands]
-    if _has_bounded_reads(connection.__class__):  # saves two calls of poll()
-        return [_read_reply(connection, timeout=limit) for _ in commands]
-    if not connection.can_read(limit):
-        raise redis.TimeoutError("The server did not answer on this connection.")
-    return [_read_reply(connection) for _ in commands]
-
-
-@cache
-def _has_bounded_reads(connection_class: Any) -> bool:
-    """Whether `read_response` takes a time-out, as since redis-py 8."""
-    return "timeout" in signature(connection_class.read_response).parameters
-
-
-def _pack(connection: Any, commands: list[Command]) -> list[HiddenBytes]:
-    if len(commands) == 1:
-        packed = connection.pack_command(*commands[0])
-    else:
-        packed = connection.pack_commands(commands)
-    return list(map(HiddenBytes, packed))
-
-
-def _read_reply(connection: Any, **options: Any) -> Any:
-    try:
-        return connection.read_response(**options)
-    except ResponseError as error:
-        return error
-
-
-async def _aexchange_over(connection: Any, commands: list[Command]) -> list[Any]:
-    await connection.send_packed_command(_pack(connection, commands))
-    return [await _aread_reply(connection) for _ in commands]
-
-
-async def _aread_reply(connection: Any) -> Any:
-    try:
-        return await connection.read_response()
-    except ResponseError as error:
-        return error
-
-
-# -- an exchange through redis-py's client, if a tracer wraps it -----------------------------------
-
-
-def _is_instrumented(client: Any) -> bool:
-    """Return whether a tracer wraps this client's `execute_command` to see commands."""
-    found = type(client).execute_command
-    return type(found) is not FunctionType or not found.__code__.co_filename.startswith(_REDIS_PY)
-
-
-def _exchange_through(client: Any, commands: list[Command]) -> list[Any]:
-    if len(commands) == 1:
-        try:
-            return [client.execute_command(*commands[0])]
-        except ResponseError as error:
-            return [error]
-    pipeline = client.pipeline(transaction=False)
-    for command in commands:
-        pipeline.execute_command(*command)
-    replies: list[Any] = pipeline.execute(raise_on_error=False)
-    return replies
-
-
-async def _aexchange_through(client: Any, commands: list[Command]) -> list[Any]:
-    if len(commands) == 1:
-        try:
-            return [await client.execute_command(*commands[0])]
-        except ResponseError as error:
-            return [error]
-    pipeline = client.pipeline(transaction=False)
-    for command in commands:
-        pipeline.execute_command(*command)
-    replies: list[Any] = await pipeline.execute(raise_on_error=False)
-    return replies
-
-
 # -- helpers ---------------------------------------------------------------------------------------
 
 
@@ -933,11 +604,6 @@ def _idle_seconds(connection: Any, since: WeakKeyDictionary[Any, float]) -> floa
 
 def _find_key(command: Command) -> Any:
     return command[3] if command[0] in ("EVAL", "EVALSHA") else command[1]
-
-
-def _find_counterpart(classes: dict[str, Any], wanted: type) -> Any:
-    """Return the counterpart of a connection class, or of its nearest base that has one."""
-    return next((classes[c.__name__] for c in wanted.__mro__ if c.__name__ in classes), wanted)
 
 
 def _shared_options(options: dict[str, Any]) -> dict[str, Any]:
@@ -964,19 +630,4 @@ def _decode_reply(reply: Any) -> Any:
     return [_decode_reply(each) for each in reply] if isinstance(reply, list) else reply
 
 
-def _ends_connection(reply: Any) -> bool:
-    """Return whether the server of this connection is no longer a primary."""
-    return isinstance(reply, ResponseError) and (
-        isinstance(reply, ReadOnlyError) or "READONLY" in str(reply)
-    )
-
-
-def _is_outage(error: BaseException) -> bool:
-    """Return whether the server cannot answer, as opposed to being used wrongly."""
-    if not isinstance(error, (RedisError, RedisClusterException, OSError)):
-        return False
-    mistake = isinstance(error, (ResponseError, DataError)) and not isinstance(error, _REFUSALS)
-    return not mistake or any(word in str(error) for word in _REFUSAL_CODES)
-
-
-_answers = Answers(_is_outage, "Redis could not answer.")
+_answers = Answers(is_outage, "Redis could not answer.")
