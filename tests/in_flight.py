@@ -15,7 +15,10 @@ from django.test import AsyncClient, Client
 from django.test.client import ClientHandler
 from django.urls import path
 
-from .conftest import run_in_loop
+from django_strategy_sessions.engine import SessionStore
+from django_strategy_sessions.strategies import get_strategy
+
+from .conftest import DJANGOS, OURS, run_in_loop
 from .urls import urlpatterns as pages
 
 LOADED = ("get", "a name, which loads the session")
@@ -101,6 +104,47 @@ async def ado(request, number):
             verb, *arguments = step
             seen.append(await getattr(request.session, f"a{verb}")(*arguments))
     return HttpResponse("done")
+
+
+# -- what tests of such requests share -------------------------------------------------------------
+
+
+def key(client):
+    return client.cookies["sessionid"].value
+
+
+def with_key(session_key):
+    client = Browser()
+    client.cookies["sessionid"] = session_key
+    return client
+
+
+def page(client, path):
+    """A step: another tab of `client` asks for it meanwhile."""
+
+    def elsewhere(_request):
+        assert client.get(path).status_code == 200
+
+    return elsewhere
+
+
+def held(session_key):
+    return SessionStore(session_key).load()
+
+
+def loaded(session_key):
+    """What the strategy itself finds."""
+    return get_strategy().load(session_key.partition(".")[0])
+
+
+def followed(response, middleware):
+    """Whether the request was acknowledged. It sent no cookie, for it cannot know the new key.
+
+    Django's own middleware sends one with every save that succeeds. There a request in flight may
+    be refused, as it is after a logout."""
+    assert "sessionid" not in response.cookies
+    assert response.status_code in {OURS: [200], DJANGOS: [200, 400]}[middleware]
+    return response.status_code == 200
 
 
 urlpatterns = [*pages, path("do/<int:number>/", do), path("ado/<int:number>/", ado)]

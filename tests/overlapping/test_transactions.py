@@ -17,8 +17,8 @@ from django_strategy_sessions import create_session_storage
 from django_strategy_sessions.engine import SessionStore
 from django_strategy_sessions.strategies import get_strategy
 
-from .conftest import DATABASE, OURS, POSTGRES, in_postgres
-from .in_flight import LOADED, Browser, ask
+from ..conftest import DATABASE, OURS, POSTGRES, in_postgres
+from ..in_flight import LOADED, Browser, ask, held, key
 
 servers = pytest.mark.parametrize("server", ["wsgi", "asgi"])
 STORAGES = {
@@ -43,35 +43,9 @@ def strategy(request, settings, transactional_db):
     return get_strategy()
 
 
-@pytest.fixture(autouse=True)
-def site(settings):
-    settings.ROOT_URLCONF = "tests.in_flight"
-
-
 @pytest.fixture
 def ours(settings):
     settings.MIDDLEWARE = [OURS, *settings.MIDDLEWARE[1:]]
-
-
-@pytest.fixture
-def ada(strategy):
-    return get_user_model().objects.create_user("ada", password="secret")
-
-
-@pytest.fixture
-def client(ada):
-    """A visitor with a cart."""
-    client = Browser()
-    client.get("/write/?name=cart")
-    return client
-
-
-def key(client):
-    return client.cookies["sessionid"].value
-
-
-def held(session_key):
-    return SessionStore(session_key).load()
 
 
 def using():
