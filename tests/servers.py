@@ -105,7 +105,7 @@ class Server:
     def kill(self) -> None:
         """Kill it with SIGKILL, as the system does when memory runs out."""
         if self.process and self.process.poll() is None:
-            children = psutil.Process(self.process.pid).children(recursive=True)
+            children = self._stopped().children(recursive=True)
             self.process.kill()
             for child in children:
                 with suppress(psutil.NoSuchProcess):
@@ -115,17 +115,32 @@ class Server:
 
     def pause(self) -> None:
         """It hangs: sockets stay open, nothing is answered."""
-        self._signal(signal.SIGSTOP)
+        if self.process and self.process.poll() is None:
+            for child in self._stopped().children(recursive=True):
+                with suppress(psutil.NoSuchProcess):
+                    child.suspend()
 
     def resume(self) -> None:
-        self._signal(signal.SIGCONT)
-
-    def _signal(self, number: int) -> None:
         if self.process and self.process.poll() is None:
-            family = psutil.Process(self.process.pid)
-            for process in [family, *family.children(recursive=True)]:
+            parent = psutil.Process(self.process.pid)
+            for process in [*parent.children(recursive=True), parent]:
                 with suppress(psutil.NoSuchProcess):
-                    process.send_signal(number)
+                    process.resume()
+
+    def _stopped(self) -> psutil.Process:
+        """The parent process, stopped, so that its children are all that there are.
+
+        PostgreSQL may otherwise fork one more, which would go on and answer.
+        """
+        assert self.process is not None
+        parent = psutil.Process(self.process.pid)
+        parent.suspend()
+        ends = time.monotonic() + STARTED_WITHIN
+        while parent.status() not in {psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE}:
+            if time.monotonic() > ends:
+                raise RuntimeError(f"{self.command()[0]} does not stop.")
+            time.sleep(0.001)
+        return parent
 
     def __enter__(self):
         return self.start()
