@@ -60,12 +60,12 @@ async def logged_in(url: str, names: list[str]) -> AsyncIterator[list[Visitor]]:
 
 
 async def time_per_visit(visitors: list[Visitor], verb: str, seconds: float) -> float:
-    """In microseconds, where each is always on a visit."""
+    """In microseconds, where each is always on a visit, and makes at least one."""
     begun = perf_counter()
 
     async def stay(visitor: Visitor) -> int:
         count = 0
-        while perf_counter() < begun + seconds:
+        while count == 0 or perf_counter() < begun + seconds:
             await getattr(visitor, verb)()
             count += 1
         return count
