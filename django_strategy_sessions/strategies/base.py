@@ -424,9 +424,11 @@ def applied(name: str, apply: Apply, text: Text | None) -> Text:
 
 
 def brings_user(before: Mapping[str, Any], texts: Mapping[str, Any]) -> bool:
-    """Whether this change signs a user in."""
+    """Whether this change signs a user in. An `Apply` may, so it counts as one."""
     user, was = texts.get(USER), before.get(USER)
-    return user is not None and (was is None or not same(user, was))
+    if user is None or was is None:
+        return user is not None
+    return isinstance(user, Apply) or not same(user, was)
 
 
 def owners_of(texts: Mapping[str, Any]) -> list[str]:

@@ -8,6 +8,7 @@ from base64 import b64decode, b64encode
 from hashlib import sha256
 
 import pytest
+from django.contrib.sessions.backends.base import UpdateError
 
 from django_strategy_sessions.engine import SessionStore
 from django_strategy_sessions.steps import arun, run
@@ -208,6 +209,23 @@ def test_saving_the_same_user_again_is_not_a_sign_in(strategy, encrypting, do):
     before = get_strategy().load(key.split(".")[0])
     assert get_strategy().update_data(before.session_id, {"_auth_user_id": "1", "a": 1}, later())
     assert get_strategy().load(before.session_id).created == before.created
+
+
+def test_apply_brings_no_user_into_a_session_that_was_rotated(strategy, serializer, do):
+    key = saved(do, _auth_user_id="1")
+    one, other = SessionStore(key), SessionStore(key)
+
+    def rotate():
+        yield ("cycle_key",)
+
+    def steps():
+        yield "get", "_auth_user_id"
+        yield "another", other, rotate
+        yield "apply", "_auth_user_id", lambda user: "2", None
+
+    with pytest.raises(UpdateError):
+        do(Beside(one), steps())
+    assert held(do, other.session_key) == {"_auth_user_id": "1"}
 
 
 def later():
