@@ -103,7 +103,7 @@ def fails(work):
     finally:
         server.resume()
     took = time.monotonic() - started
-    assert took < TIMEOUT + 1.5, (work.__name__, took)
+    assert took < 10 * TIMEOUT, (work.__name__, took)
 
 
 call_command("migrate", "django_strategy_sessions", verbosity=0)
