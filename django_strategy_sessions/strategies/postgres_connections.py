@@ -519,10 +519,11 @@ class _Watchdog:
     """A thread that cuts the connections of what takes too long; one for each process."""
 
     def __init__(self) -> None:
-        self.pid = os.getpid()
         self._waits: dict[int, _Wait] = {}
         self._lock = Lock()
         self._resting, self._wake = False, Event()
+
+    def start(self) -> None:
         _start(self._run)
 
     def add(self, wait: _Wait) -> None:
@@ -571,14 +572,20 @@ def _start(work: Callable[..., None], *arguments: Any) -> None:
         Thread(target=work, args=arguments, name=f"sessions{work.__name__}", daemon=True).start()
 
 
-_watching: _Watchdog | None = None
+_watchdogs: dict[int, _Watchdog] = {}  # by process; a forked one inherits its parent's entry
 
 
 def _watchdog() -> _Watchdog:
-    global _watching
-    if _watching is None or _watching.pid != os.getpid():
-        _watching = _Watchdog()
-    return _watching
+    """Return the process's own watchdog, the same one to all threads.
+
+    If two threads made one each, a wait could be added to one and removed from the other. The first
+    would then cut that thread's connections for ever. A lock might be held at a fork.
+    """
+    if (found := _watchdogs.get(pid := os.getpid())) is None:
+        made = _Watchdog()
+        if (found := _watchdogs.setdefault(pid, made)) is made:
+            made.start()
+    return found
 
 
 def _extend_lock_waits(alias: str, waits: list[_Wait]) -> None:

@@ -176,6 +176,29 @@ def test_a_forked_process_has_a_pool_of_its_own(server):
 
 
 @forking
+def test_the_first_requests_of_a_process_leave_no_time_out_behind(server):
+    """It would cut what the same threads ask the database later."""
+    strategy, count = PostgresStrategy("postgres", timeout=2), 16
+    stored = strategy.insert({"a": 1}, later())
+    together = Barrier(count)
+
+    def visit(_):
+        with connections["postgres"].cursor() as cursor:
+            together.wait(PATIENCE)
+            loaded = strategy.read_data(stored.session_id)
+            cursor.execute("SELECT pg_sleep(3)")
+            return loaded
+
+    def visits():
+        with ThreadPoolExecutor(count) as threads:
+            return list(threads.map(visit, range(count)))
+
+    with in_child(visits) as answer:
+        pass
+    assert answer == [[{"a": 1}] * count]
+
+
+@forking
 def test_a_forked_event_loop_has_connections_of_its_own(server, strategy):
     async def visits(stored):
         read = [await strategy.aread_data(stored.session_id) for _ in range(50)]
