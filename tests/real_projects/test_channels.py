@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 
 import pytest
-from allauth.usersessions.signals import on_user_logged_in
 from asgiref.sync import async_to_sync, sync_to_async
 from channels.auth import AuthMiddlewareStack, login, logout
 from channels.generic.http import AsyncHttpConsumer
@@ -13,7 +12,6 @@ from channels.generic.websocket import AsyncJsonWebsocketConsumer, JsonWebsocket
 from channels.sessions import SessionMiddlewareStack
 from channels.testing import HttpCommunicator, WebsocketCommunicator
 from django.contrib.auth import get_user_model
-from django.contrib.auth.signals import user_logged_in
 from django.core.exceptions import SuspiciousOperation
 from django.test import Client
 
@@ -21,17 +19,9 @@ from django_strategy_sessions.engine import SessionStore
 
 from ..conftest import run_in_loop
 
-pytestmark = pytest.mark.usefixtures("strategy", "middleware", "without_allauth")
+pytestmark = pytest.mark.usefixtures("strategy", "middleware")
 
 BACKEND = "django.contrib.auth.backends.ModelBackend"
-
-
-@pytest.fixture
-def without_allauth():
-    """It needs the request of a login, and a login over a websocket has none."""
-    user_logged_in.disconnect(on_user_logged_in)
-    yield
-    user_logged_in.connect(on_user_logged_in)
 
 
 class SyncConsumer(JsonWebsocketConsumer):

@@ -8,7 +8,6 @@ from http.cookies import SimpleCookie
 from unittest import mock
 
 import pytest
-from allauth.usersessions.signals import on_user_logged_in
 from asgiref.sync import sync_to_async
 from channels.auth import get_user, login, logout
 from channels.consumer import AsyncConsumer
@@ -26,14 +25,6 @@ pytestmark = pytest.mark.usefixtures("strategy")
 
 TIMEOUT = 10  # seconds
 BACKEND = "django.contrib.auth.backends.ModelBackend"
-
-
-@pytest.fixture(autouse=True)
-def without_allauth():
-    """It needs the request of a login, and a login over a websocket has none."""
-    user_logged_in.disconnect(on_user_logged_in)
-    yield
-    user_logged_in.connect(on_user_logged_in)
 
 
 def visit(act, path="/", session_key="", status=200):
