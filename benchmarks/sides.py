@@ -157,7 +157,7 @@ class BarePostgres:
 
     def create(self, data: Data) -> str:
         key = uuid4().hex
-        self._one(postgres._INSERT, key, _dumped(data), _FAR, data.get("_auth_user_id"), _FAR)
+        self._one(postgres._INSERT, key, _dumped(data), _FAR, data.get("_auth_user_id"), None, _FAR)
         return key
 
     def load(self, key: str) -> Data:
@@ -179,7 +179,7 @@ class BarePostgres:
 
     def rotate(self, key: str) -> tuple[str, Data]:
         data, new = self.load(key), uuid4().hex
-        row = new, _dumped(data), _FAR, data.get("_auth_user_id"), _FAR
+        row = new, _dumped(data), _FAR, data.get("_auth_user_id"), None, _FAR
         self._one(postgres._MOVE, _MARKER, _FAR, _FAR, key, _PAST, _MAC, *row)
         return new, data
 
@@ -187,7 +187,7 @@ class BarePostgres:
         self._one(postgres._DELETE, key)
 
     def _swap(self, key: str, data: Data) -> None:
-        values = _dumped(data), _FAR, data.get("_auth_user_id"), _FAR
+        values = _dumped(data), _FAR, data.get("_auth_user_id"), None, _FAR
         self._one(postgres._SWAP, *values, key, _PAST, _MAC)
 
     def _one(self, sql: str, *values: Any) -> Any:
@@ -249,7 +249,7 @@ return redis.call('DEL', KEYS[1])
 class UnmarkedPostgres(BarePostgres):
     def rotate(self, key: str) -> tuple[str, Data]:
         data, new = self.load(key), uuid4().hex
-        values = _dumped(data), _FAR, data.get("_auth_user_id"), _FAR
+        values = _dumped(data), _FAR, data.get("_auth_user_id"), None, _FAR
         self._one(_UNMARKED_ID, new, *values, key, _PAST, _MAC)
         return new, data
 
