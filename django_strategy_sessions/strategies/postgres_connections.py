@@ -426,7 +426,6 @@ class _Wait:
         "started",
         "target",
         "thread",
-        "watchdog",
     )
 
     def __init__(
@@ -440,12 +439,10 @@ class _Wait:
         self.started = now = monotonic()
         self.cuts_at = now + self.seconds
         self.asks_at = now + self.seconds / 2 if self.sql else float("inf")
-        # The one that `add` was called on: two threads that start at once may each start one.
-        self.watchdog = _watchdog()
-        self.watchdog.add(self)
+        _watchdog().add(self)
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        self.watchdog.remove(self)
+        _watchdog().remove(self)
         if self.cut or error is not None:
             self.clear_up(error)
         if self.cut and error is not None:

@@ -132,8 +132,8 @@ def test_a_commit_that_takes_too_long_is_an_outage(server, do):
 
 
 def test_the_first_requests_of_two_threads_leave_no_time_limit_behind(server, monkeypatch):
-    """Each may start a watchdog. A limit that one of them keeps would cut the connection again and
-    again, long after the statement ended."""
+    """Each may make a watchdog at the same moment, and both must use the same one. A limit
+    that is left in the other would cut the connection again and again."""
     both = Barrier(2)
 
     class Watchdog(postgres_connections._Watchdog):
@@ -142,7 +142,7 @@ def test_the_first_requests_of_two_threads_leave_no_time_limit_behind(server, mo
             both.wait(PATIENCE)
 
     monkeypatch.setattr(postgres_connections, "_Watchdog", Watchdog)
-    monkeypatch.setattr(postgres_connections, "_watching", None)
+    monkeypatch.setattr(postgres_connections, "_watchdogs", {})
     strategy = PostgresStrategy("postgres", timeout=1)
 
     def load_until_the_time_limit_is_over(_thread):
