@@ -1,55 +1,135 @@
-"""Sessions in the admin: see which users have one, and end it. It shows no ids and no data."""
+"""Sessions in the admin: whose they are, and ending them. It shows no session ids and no data."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Collection, Iterable
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.contrib.admin.sites import AdminSite
 from django.contrib.admin.utils import quote
 from django.contrib.admin.views.main import ChangeList
-from django.contrib.auth import get_user_model
-from django.core.exceptions import ValidationError
-from django.db.models import QuerySet
+from django.contrib.auth import get_user_model, logout
+from django.contrib.sessions.backends.base import SessionBase
+from django.core.exceptions import FieldDoesNotExist, ValidationError
+from django.core.paginator import Paginator
+from django.db.models import Q, QuerySet
 from django.db.models.functions import Left, Length
 from django.http import HttpRequest
 from django.template.defaultfilters import filesizeformat
 from django.urls import reverse
+from django.utils.functional import cached_property
 from django.utils.html import format_html
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from . import records
+from .conf import conf
 from .models import StoredSession
+from .sign_ins import SignIn, read_sign_in
+from .signals import STAFF
+from .strategies import get_strategy
+from .users import (
+    CannotListSessions,
+    end_all_owned,
+    end_owned,
+    owner_of,
+)
 
 if TYPE_CHECKING:
     _ModelAdmin = admin.ModelAdmin[StoredSession]
+    _Paginator = Paginator[StoredSession]
 else:
     _ModelAdmin = admin.ModelAdmin
+    _Paginator = Paginator
+
+
+class SessionPaginator(_Paginator):
+    """Counts and shows no more than the first `most` rows, because to count all reads all."""
+
+    most: ClassVar[int] = 10_000
+
+    @cached_property
+    def _found(self) -> int:
+        rows: Any = self.object_list
+        found: int = rows.order_by().values("pk")[: self.most + 1].count()
+        return found
+
+    @cached_property
+    def count(self) -> int:
+        return min(self._found, self.most)
+
+    @property
+    def is_cut(self) -> bool:
+        return self._found > self.most
 
 
 class SessionList(ChangeList):
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
-        _name_users(self.model_admin.admin_site, request, self.result_list)
+        _describe(self.model_admin.admin_site, request, self.result_list)
+
+
+class StateFilter(admin.SimpleListFilter):
+    title: Any = _("state")
+    parameter_name = "state"
+
+    def lookups(self, *args: Any) -> list[tuple[str, Any]]:
+        return [("live", _("Live")), ("expired", _("Expired"))]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        now = datetime.now(UTC)
+        if self.value() == "live":
+            return queryset.filter(expires__gt=now)
+        if self.value() == "expired":
+            return queryset.filter(expires__lte=now)
+        return queryset
+
+
+class SignedInFilter(admin.SimpleListFilter):
+    title: Any = _("user")
+    parameter_name = "user"
+
+    def lookups(self, *args: Any) -> list[tuple[str, Any]]:
+        return [("signed-in", _("Signed in")), ("anonymous", _("Anonymous"))]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        if self.value() in {"signed-in", "anonymous"}:
+            return queryset.filter(owner__isnull=self.value() == "anonymous")
+        return queryset
 
 
 @admin.register(StoredSession)
 class StoredSessionAdmin(_ModelAdmin):
-    fields: ClassVar[Any] = ("user", "created", "expires", "size")
+    fields: ClassVar[Any] = ("user", "created", "device", "address", "expires", "size")
     readonly_fields: ClassVar[Any] = fields
-    list_display: Any = ("created", "user", "expires", "size")  # the first links to the session
+    # The first links to the session.
+    list_display: Any = ("created", "user", "device", "address", "expires", "size")
+    list_filter: ClassVar[Any] = (StateFilter, SignedInFilter)
     search_fields: ClassVar[Any] = ("owner",)  # shows the search box; see get_search_results()
-    search_help_text: ClassVar[Any] = _("The name or the primary key of a user")
+    search_help_text: ClassVar[Any] = _("The name, the e-mail address or the primary key of a user")
     ordering: ClassVar[Any] = ("-expires",)  # indexed
+    actions: Any = ("end_all",)
+    paginator: ClassVar[Any] = SessionPaginator
+    # Each of these would count the whole table.
     show_full_result_count = False
+    show_facets = admin.ShowFacets.NEVER
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[StoredSession]:
         rows = super().get_queryset(request)
         # What a rotation leaves under the old key for a minute is no session.
         sessions = rows.alias(mac=Left("data", records.MAC_LENGTH)).exclude(mac=records.MOVED)
-        return sessions.annotate(bytes=Length("data")).defer("data")
+        sessions = sessions.annotate(bytes=Length("data"))
+        return sessions if conf.SESSION_SIGN_INS else sessions.defer("data")
+
+    def get_list_display(self, request: HttpRequest) -> Any:
+        return _known(super().get_list_display(request))
+
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        return _known(super().get_fields(request, obj))
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return SessionList
@@ -57,17 +137,15 @@ class StoredSessionAdmin(_ModelAdmin):
     def get_object(self, request: HttpRequest, *args: Any, **kwargs: Any) -> StoredSession | None:
         session = super().get_object(request, *args, **kwargs)
         if session is not None:
-            _name_users(self.admin_site, request, [session])
+            _describe(self.admin_site, request, [session])
         return session
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[StoredSession], search_term: str
     ) -> tuple[QuerySet[StoredSession], bool]:
         if search_term := search_term.strip():
-            model = get_user_model()
-            named = model._default_manager.filter(**{model.USERNAME_FIELD: search_term})
-            owners = [search_term, *map(str, named.values_list("pk", flat=True))]
-            queryset = queryset.filter(owner__in=owners)
+            owners = [search_term, *_find_owners(search_term)]
+            queryset = queryset.filter(Q(owner__in=owners) | Q(impersonator__in=owners))
         return queryset, False
 
     @admin.display(description=_("user"), ordering="owner")
@@ -75,9 +153,45 @@ class StoredSessionAdmin(_ModelAdmin):
         name: str | None = session.user_name
         return name
 
+    @admin.display(description=_("device"))
+    def device(self, session: Any) -> str | None:
+        noted: SignIn | None = session.sign_in
+        return noted.device if noted else None
+
+    @admin.display(description=_("address"))
+    def address(self, session: Any) -> str | None:
+        noted: SignIn | None = session.sign_in
+        return noted.address if noted else None
+
     @admin.display(description=_("size"), ordering="bytes")
     def size(self, session: Any) -> str:
         return filesizeformat(session.bytes)
+
+    @admin.action(
+        permissions=["delete"], description=_("End all sessions of the users of selected sessions")
+    )
+    def end_all(self, request: HttpRequest, queryset: QuerySet[StoredSession]) -> None:
+        owners = {session.owner for session in queryset if session.owner}
+        users = _find_users(owners)
+        ended = 0
+        try:
+            for owner in owners:
+                count = end_all_owned(owner, _own_session(request), STAFF)
+                ended += count
+                if count and owner in users:
+                    self.log_change(request, users[owner], _say_ended(count))
+        except CannotListSessions as error:
+            self.message_user(request, str(error), messages.ERROR)
+        else:
+            self.message_user(request, _say_ended(ended))
+
+    def delete_model(self, request: HttpRequest, obj: StoredSession) -> None:
+        _end(request, [obj])
+        self.get_queryset(request).filter(pk=obj.pk).delete()
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[StoredSession]) -> None:
+        _end(request, queryset)
+        queryset.delete()
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -86,12 +200,59 @@ class StoredSessionAdmin(_ModelAdmin):
         return False
 
 
+def _own_session(request: HttpRequest) -> SessionBase | None:
+    """Return the reader's session, which "end all" spares. ``None``: another engine keeps it."""
+    return request.session if hasattr(request.session, "references") else None
+
+
+def _known(columns: Iterable[Any]) -> list[Any]:
+    """Leave out what sessions do not note."""
+    missing = () if conf.SESSION_SIGN_INS else ("device", "address")
+    return [name for name in columns if name not in missing]
+
+
+def _say_ended(count: int) -> str:
+    return gettext("Sessions ended: {count}.").format(count=count)
+
+
+def _end(request: HttpRequest, sessions: Iterable[StoredSession]) -> None:
+    """End the sessions that have a user as the strategy does: under their present keys, if another
+    request rotates one meanwhile, and with the signal."""
+    if not get_strategy().finds_owners:
+        return
+    own: Any = _own_session(request)
+    kept = own.references() if own is not None else ()
+    references: dict[str, list[str]] = defaultdict(list)
+    for session in sessions:
+        if session.pk.hex in kept:
+            logout(request)  # so that this response does not fail to save the session
+        elif session.owner:
+            references[session.owner].append(session.pk.hex)
+    for owner, theirs in references.items():
+        end_owned(owner, theirs, STAFF)
+
+
+def _describe(site: AdminSite, request: HttpRequest, sessions: Collection[Any]) -> None:
+    """Set what the admin shows of each session beside its columns."""
+    _name_users(site, request, sessions)
+    if conf.SESSION_SIGN_INS:
+        for session in sessions:
+            session.sign_in = read_sign_in(records.unseal(session.pk.hex, session.data) or {})
+
+
 def _name_users(site: AdminSite, request: HttpRequest, sessions: Iterable[Any]) -> None:
     """Set the `user_name` of each session, with one query for all of their users."""
-    users = _find_users({session.owner for session in sessions if session.owner})
+    owners = {owner for one in sessions for owner in (one.owner, one.impersonator) if owner}
+    users = _find_users(owners)
+    names = {owner: _link_to(site, request, user) for owner, user in users.items()}
     for session in sessions:
-        user = users.get(session.owner)
-        session.user_name = session.owner if user is None else _link_to(site, request, user)
+        session.user_name = names.get(session.owner, session.owner)
+        if session.impersonator:
+            session.user_name = format_html(
+                gettext("{user}, impersonated by {staff}"),
+                user=session.user_name,
+                staff=names.get(session.impersonator, session.impersonator),
+            )
 
 
 def _find_users(owners: Iterable[str]) -> dict[str, Any]:
@@ -103,7 +264,20 @@ def _find_users(owners: Iterable[str]) -> dict[str, Any]:
             key.run_validators(value := key.to_python(owner))
             keys.append(value)
     users = get_user_model()._default_manager.filter(pk__in=keys) if keys else []
-    return {str(user.pk): user for user in users}
+    return {str(owner_of(user)): user for user in users}
+
+
+def _find_owners(term: str) -> list[str]:
+    """Return the owner of each user who has this name or this e-mail address."""
+    model: Any = get_user_model()
+    fields = {model.USERNAME_FIELD}
+    with suppress(FieldDoesNotExist):
+        fields.add(model._meta.get_field(model.get_email_field_name()).name)
+    owners: list[Any] = []
+    for field in fields:
+        with suppress(ValueError, ValidationError):  # the field holds no such values
+            owners += map(owner_of, model._default_manager.filter(**{field: term}))
+    return owners
 
 
 def _link_to(site: AdminSite, request: HttpRequest, user: Any) -> str:

@@ -18,6 +18,7 @@ from django.http import HttpRequest
 from django.utils.module_loading import import_string
 
 from .conf import conf
+from .values import decode
 
 NAME = "_sign_in"  # in the session
 _LONGEST_AGENT = 512  # characters kept
@@ -49,7 +50,11 @@ def note_sign_in(request: HttpRequest | None = None, **kwargs: Any) -> None:
         }
 
 
-def read_sign_in(noted: Mapping[str, Any]) -> SignIn:
+def read_sign_in(texts: Mapping[str, Any]) -> SignIn | None:
+    """Return what a session with these texts noted."""
+    if NAME not in texts:
+        return None
+    noted = decode(texts[NAME])
     return SignIn(datetime.fromisoformat(noted["at"]), noted["agent"], noted["address"])
 
 

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from django.contrib.sessions.backends.base import SessionBase
 
-from .sign_ins import NAME, SignIn, read_sign_in
+from .sign_ins import SignIn, read_sign_in
 from .signals import USER, Ended, aannounce, announce
 from .strategies import get_strategy
 from .strategies.base import Owned, SessionStrategy, owners_of
-from .values import decode
 
 if TYPE_CHECKING:  # models, and this package is imported before they can be
     from django.contrib.auth.base_user import AbstractBaseUser
@@ -50,14 +49,14 @@ def sessions_of(user: User, current: SessionBase | None = None) -> list[UserSess
     Sessions in which this user impersonates another one are among them. Raises
     `CannotListSessions`, and `ValueError` for a user without a primary key.
     """
-    if (owner := _owner(user)) is None:
+    if (owner := owner_of(user)) is None:
         return []
     owned = _strategy().find_owned(owner)
     return _entries(owned, _ours(current).references() if current is not None else ())
 
 
 async def asessions_of(user: User, current: SessionBase | None = None) -> list[UserSession]:
-    if (owner := _owner(user)) is None:
+    if (owner := owner_of(user)) is None:
         return []
     owned = await _strategy().afind_owned(owner)
     return _entries(owned, await _ours(current).areferences() if current is not None else ())
@@ -69,12 +68,12 @@ def end_session(user: User, reference: str, reason: str = USER) -> int:
 
     `reason`: what receivers of `session_ended` are told. Raises as `sessions_of` does.
     """
-    owner = _owner(user)
-    return 0 if owner is None else _end(owner, [reference], reason)
+    owner = owner_of(user)
+    return 0 if owner is None else end_owned(owner, [reference], reason)
 
 
 async def aend_session(user: User, reference: str, reason: str = USER) -> int:
-    owner = _owner(user)
+    owner = owner_of(user)
     return 0 if owner is None else await _aend(owner, [reference], reason)
 
 
@@ -85,23 +84,29 @@ def end_sessions(user: User, keep: SessionBase | None = None, reason: str = USER
     `keep` is ``request.session`` for "sign out everywhere else". `reason` and errors: see
     `end_session`.
     """
-    if (owner := _owner(user)) is None:
-        return 0
-    references = {one.reference for one in _strategy().find_owned(owner)}
-    # After the list, so that a rotation in between cannot end the session to be kept.
-    kept = _ours(keep).references() if keep is not None else ()
-    return _end(owner, references.difference(kept), reason)
+    owner = owner_of(user)
+    return 0 if owner is None else end_all_owned(owner, keep, reason)
 
 
 async def aend_sessions(user: User, keep: SessionBase | None = None, reason: str = USER) -> int:
-    if (owner := _owner(user)) is None:
+    if (owner := owner_of(user)) is None:
         return 0
     references = {one.reference for one in await _strategy().afind_owned(owner)}
     kept = await _ours(keep).areferences() if keep is not None else ()
     return await _aend(owner, references.difference(kept), reason)
 
 
-def _end(owner: str, references: Collection[str], reason: str) -> int:
+# The admin ends sessions by their owner, because the user may have been deleted.
+
+
+def end_all_owned(owner: str, keep: SessionBase | None, reason: str) -> int:
+    references = {one.reference for one in _strategy().find_owned(owner)}
+    # After the list, so that a rotation in between cannot end the session to be kept.
+    kept = _ours(keep).references() if keep is not None else ()
+    return end_owned(owner, references.difference(kept), reason)
+
+
+def end_owned(owner: str, references: Collection[str], reason: str) -> int:
     strategy = _strategy()
     count = strategy.end_owned(owner, references)
     announce(type(strategy), [Ended(owner, reason)] * count)
@@ -126,7 +131,7 @@ def _strategy() -> SessionStrategy:
     return strategy
 
 
-def _owner(user: User) -> str | None:
+def owner_of(user: User) -> str | None:
     """Return the user's primary key as the session holds it. ``None``: nobody is signed in."""
     if user.is_anonymous:
         return None
@@ -158,7 +163,7 @@ def _entries(owned: Iterable[Owned], current: Collection[str]) -> list[UserSessi
             one.expires,
             one.reference in current,
             len(owners_of(one.texts)) > 1,
-            read_sign_in(decode(one.texts[NAME])) if NAME in one.texts else None,
+            read_sign_in(one.texts),
         )
         for one in owned
     ]
