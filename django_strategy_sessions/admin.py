@@ -1,4 +1,8 @@
-"""Sessions in the admin: whose they are, and ending them. It shows no session ids and no data."""
+"""Sessions in the admin: whose they are, and ending them. It shows no session ids and no data.
+
+`StoredSessionAdmin` lists the table of the database strategies. `UserSessionsMixin`, on every
+strategy, adds a page with the sessions of a user to the project's own ``UserAdmin``.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +14,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.contrib import admin, messages
 from django.contrib.admin.sites import AdminSite
-from django.contrib.admin.utils import quote
+from django.contrib.admin.utils import flatten_fieldsets, quote, unquote
 from django.contrib.admin.views.main import ChangeList
-from django.contrib.auth import get_user_model, logout
+from django.contrib.auth import get_permission_codename, get_user_model, logout
 from django.contrib.sessions.backends.base import SessionBase
-from django.core.exceptions import FieldDoesNotExist, ValidationError
+from django.core.exceptions import FieldDoesNotExist, PermissionDenied, ValidationError
 from django.core.paginator import Paginator
 from django.db.models import Q, QuerySet
 from django.db.models.functions import Left, Length
-from django.http import HttpRequest
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.defaultfilters import filesizeformat
-from django.urls import reverse
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
 from django.utils.functional import cached_property
 from django.utils.html import format_html
 from django.utils.translation import gettext
@@ -36,14 +41,19 @@ from .users import (
     CannotListSessions,
     end_all_owned,
     end_owned,
+    end_session,
+    end_sessions,
     owner_of,
+    sessions_of,
 )
 
 if TYPE_CHECKING:
     _ModelAdmin = admin.ModelAdmin[StoredSession]
+    _UserAdmin = admin.ModelAdmin[Any]
     _Paginator = Paginator[StoredSession]
 else:
     _ModelAdmin = admin.ModelAdmin
+    _UserAdmin = object
     _Paginator = Paginator
 
 
@@ -198,6 +208,100 @@ class StoredSessionAdmin(_ModelAdmin):
 
     def has_change_permission(self, request: HttpRequest, obj: StoredSession | None = None) -> bool:
         return False
+
+
+class UserSessionsMixin(_UserAdmin):
+    """For the project's ``UserAdmin``: a page that lists and ends the sessions of a user.
+
+    The user's page links to it. Name "user_sessions" in `fieldsets` to choose where. To see the
+    page, staff need the permission to view the user and to view sessions; to end sessions, to
+    delete them.
+    """
+
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view(self.user_sessions_view)
+        name = _name_page(self.opts)
+        return [path("<path:object_id>/sessions/", view, name=name), *super().get_urls()]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        return (*super().get_readonly_fields(request, obj), "user_sessions")
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        fieldsets = super().get_fieldsets(request, obj)
+        if obj is None or "user_sessions" in flatten_fieldsets(fieldsets):
+            return fieldsets
+        if not _may(request, "view", "delete"):
+            return fieldsets
+        return (*fieldsets, (_("Sessions"), {"fields": ("user_sessions",)}))
+
+    @admin.display(description=_("sessions"))
+    def user_sessions(self, user: Any) -> str | None:
+        if user.pk is None:
+            return None
+        url = self._reverse_page(user)
+        return format_html('<a href="{}">{}</a>', url, gettext("Show where the user is signed in"))
+
+    def user_sessions_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        user = self.get_object(request, unquote(object_id))
+        if user is None:
+            raise Http404
+        if not (self.has_view_permission(request, user) and _may(request, "view", "delete")):
+            raise PermissionDenied
+        if request.method == "POST":
+            return self._end_sessions(request, user)
+        own = _own_session(request)
+        context = {
+            **self.admin_site.each_context(request),
+            "title": gettext("Sessions of {user}").format(user=user),
+            "opts": self.opts,
+            "original": user,
+            "may_end": _may(request, "delete"),
+        }
+        try:
+            entries = sessions_of(user, current=own)
+        except CannotListSessions as error:
+            context["error"] = str(error)
+        else:
+            context["sessions"] = entries
+            context["has_current"] = any(one.is_current for one in entries)
+            context["has_sign_ins"] = any(one.sign_in for one in entries)
+        request.current_app = self.admin_site.name  # for {% url %}
+        return TemplateResponse(
+            request, "admin/django_strategy_sessions/user_sessions.html", context
+        )
+
+    def _end_sessions(self, request: HttpRequest, user: Any) -> HttpResponse:
+        if not _may(request, "delete"):
+            raise PermissionDenied
+        try:
+            if "all" in request.POST:
+                count = end_sessions(user, keep=_own_session(request), reason=STAFF)
+            else:
+                count = end_session(user, request.POST.get("reference", ""), STAFF)
+        except CannotListSessions as error:
+            self.message_user(request, str(error), messages.ERROR)
+        else:
+            if count:
+                self.log_change(request, user, _say_ended(count))
+            self.message_user(request, _say_ended(count))
+        return HttpResponseRedirect(self._reverse_page(user))
+
+    def _reverse_page(self, user: Any) -> str:
+        page = f"admin:{_name_page(self.opts)}"
+        return reverse(page, args=[quote(user.pk)], current_app=self.admin_site.name)
+
+
+def _name_page(opts: Any) -> str:
+    return f"{opts.app_label}_{opts.model_name}_sessions"
+
+
+def _may(request: HttpRequest, *actions: str) -> bool:
+    """Whether the reader may do any of this with sessions."""
+    opts = StoredSession._meta
+    return any(
+        request.user.has_perm(f"{opts.app_label}.{get_permission_codename(action, opts)}")
+        for action in actions
+    )
 
 
 def _own_session(request: HttpRequest) -> SessionBase | None:
