@@ -23,6 +23,7 @@ IMPORTS = {
     "management": set(),
     "management.commands": set(),
     "management.commands.clearexpiredsessions": {"management.batches", "strategies", BASE},
+    "management.commands.endsessions": {"management.batches", "users", BASE, "signals"},
     "management.commands.movesessions": {
         *("management.batches", "strategies.moving", "strategies.engines", "strategies", BASE),
     },
