@@ -205,7 +205,9 @@ def test_what_the_store_holds(column):
     held |= {held.decode() for held in get_redis_connection("sessions").scan_iter()}
     assert held
     shown = any(key in each or key.split(".")[0] in each for each in held)
-    assert ("the cookie" if shown else "a hash") == cell("Someone who can read the store learns", column)
+    assert ("the cookie" if shown else "a hash") == cell(
+        "Someone who can read the store learns", column
+    )
 
 
 def test_round_trips(column, trips):

@@ -212,19 +212,29 @@ class RedisStrategy(SealedStrategy):
         gone: list[str] = []
         since = (datetime.now(UTC) - _IN_FLIGHT).timestamp()
         entries = yield from call(RedisClients.execute, "EVAL", _LIST, 1, index)
-        for key, entered in zip(entries[::2], entries[1::2], strict=True):
-            try:
-                row = _row((yield from call(RedisClients.execute, "GET", self.prefix + key)))
-            except ResponseError as error:
-                _refuse_other_types(error)
-                row = None
-            if row is not None:
+        keys = entries[::2]
+        found = yield from self._read_all([self.prefix + key for key in keys])
+        for key, entered, record in zip(keys, entries[1::2], found, strict=True):
+            if (row := _row(record)) is not None:
                 rows[key] = row
             elif float(entered) < since:
                 gone.append(key)
         if gone:
             yield from call(RedisClients.write, "ZREM", index, *gone)
         return rows
+
+    def _read_all(self, keys: list[str]) -> Steps[list[str | None]]:
+        if keys and not (yield from call(RedisClients.is_cluster)):
+            found = yield from call(RedisClients.execute, "MGET", *keys)
+            return list(found)
+        found = []  # the keys of one owner are on several nodes
+        for key in keys:
+            try:
+                found.append((yield from call(RedisClients.execute, "GET", key)))
+            except ResponseError as error:
+                _refuse_other_types(error)
+                found.append(None)
+        return found
 
     def _index(self, owner: str) -> str:
         return f"{self.prefix}owner:{sha256(owner.encode()).hexdigest()[:32]}"
