@@ -16,6 +16,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.dispatch import receiver
 from django.http import HttpRequest
 from django.utils.module_loading import import_string
+from django.utils.translation import gettext
 
 from .conf import conf
 from .values import decode
@@ -88,11 +89,13 @@ def _parser() -> Any | None:
 def _describe(user_agent: str) -> str:
     parse = _parser()
     found = parse(user_agent) if parse else None
-    families = [
-        part.family for part in (found and found.user_agent, found and found.os) if part is not None
-    ]
-    if families:
-        return " on ".join(families)
+    browser, system = (found.user_agent, found.os) if found else (None, None)
+    if browser and system:
+        families = {"browser": browser.family, "system": system.family}
+        return gettext("%(browser)s on %(system)s") % families
+    if known := browser or system:
+        family: str = known.family
+        return family
     if len(user_agent) <= _LONGEST_DEVICE:
         return user_agent
     return f"{user_agent[: _LONGEST_DEVICE - 1].rstrip()}…"

@@ -29,6 +29,8 @@ IMPORTS = {
     },
     "management.batches": set(),
     "admin": {"users", "sign_ins", "strategies", "signals", "models", "records", "conf"},
+    "urls": {"views"},
+    "views": {"users"},
     "middleware": {"engine", BASE, "cookies", "unavailable", "steps", "conf"},
     "unavailable": set(),
     "engine": {"state", "draft", "strategies", BASE, "signing", "signals", "steps", "hidden"},

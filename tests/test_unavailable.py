@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from gettext import GNUTranslations
 from pathlib import Path
@@ -217,6 +218,7 @@ def test_an_error_that_is_no_outage_is_still_a_500(settings):
 
 PACKAGE = Path(django_strategy_sessions.__file__).parent
 GETTEXTS = {"_", "gettext", "pgettext"}
+TRANSLATE = re.compile(r"""{% translate (["'])(.+?)\1 (context '(.+?)' )?""")
 
 
 def texts_of_the_package():
@@ -226,6 +228,9 @@ def texts_of_the_package():
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") in GETTEXTS:
                 *context, text = [argument.value for argument in node.args]
                 yield "\x04".join([*context, text])
+    for template in PACKAGE.rglob("*.html"):
+        for _, text, _, context in TRANSLATE.findall(template.read_text()):
+            yield "\x04".join(filter(None, [context, text]))
 
 
 @pytest.mark.parametrize("language", ["de", "fr", "es"])

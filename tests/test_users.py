@@ -14,6 +14,7 @@ from django.contrib.sessions.backends.base import UpdateError
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.test import Client
+from django.utils import translation
 
 from django_strategy_sessions import (
     CannotListSessions,
@@ -273,6 +274,11 @@ def test_behind_a_proxy_the_project_says_what_the_address_is(ada, settings):
 )
 def test_an_unknown_device_is_shown_by_its_user_agent(agent, device):
     assert SignIn(datetime.now(UTC), agent, None).device == device
+
+
+def test_a_device_is_named_in_the_readers_language():
+    with translation.override("de"):
+        assert SignIn(datetime.now(UTC), FIREFOX, None).device == "Firefox unter Windows"
 
 
 def test_only_a_sign_in_is_noted(ada, settings, calls):

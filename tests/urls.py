@@ -6,7 +6,7 @@ from django.contrib import admin, auth, messages
 from django.db import transaction
 from django.http import HttpResponse, JsonResponse
 from django.middleware.csrf import get_token
-from django.urls import path
+from django.urls import include, path
 
 
 def untouched(request):
@@ -141,5 +141,6 @@ VIEWS = [
 
 urlpatterns = [
     path("admin/", admin.site.urls),
+    path("account/sessions/", include("django_strategy_sessions.urls")),
     *(path(f"{view.__name__}/", view) for view in VIEWS),
 ]
