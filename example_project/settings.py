@@ -24,6 +24,7 @@ INSTALLED_APPS = [
     "example_project.shop",
 ]
 SESSION_ENGINE = "django_strategy_sessions.engine"
+SESSION_SIGN_INS = True  # for the page /devices/
 MIDDLEWARE = [
     "example_project.shop.middleware.LastRequestMiddleware",  # only for the page /session/
     "django.middleware.security.SecurityMiddleware",
@@ -109,6 +110,7 @@ LOGOUT_REDIRECT_URL = "shop"
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],  # replace those of django_strategy_sessions
         "APP_DIRS": True,
         "OPTIONS": {
             "context_processors": [

@@ -17,6 +17,7 @@ urlpatterns = [
     path("cart/remove/<slug:sku>/", views.remove, name="remove"),
     path("cart/note/", views.note, name="note"),
     path("session/", views.session, name="session"),
+    path("devices/", include("django_strategy_sessions.urls")),
     path("sign-in/", LoginView.as_view(template_name="shop/sign_in.html"), name="sign-in"),
     path("sign-out/", LogoutView.as_view(), name="sign-out"),
     # One set of views on two engines: the middleware of `race` goes by the path.
