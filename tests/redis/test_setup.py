@@ -6,6 +6,7 @@ import re
 import shutil
 import ssl
 import subprocess
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -130,7 +131,15 @@ def test_the_connections_use_the_user_and_password_of_the_alias(server, make, ca
     (least,) = re.findall(r"^user shop on >\S+ (.+)$", page, flags=re.MULTILINE)
     execute(server, "ACL", "SETUSER", "ada", "on", ">secret", *least.split())
     url = f"redis://ada:secret@127.0.0.1:{server.port}/0"
-    check_every_verb(make(url), call)
+    strategy = make(url)
+    check_every_verb(strategy, call)
+    stored = call(strategy, "insert", {"_auth_user_id": "ada"}, later())
+    stored = call(strategy, "rotate", stored, stored.data, later())
+    (owned,) = call(strategy, "find_owned", "ada")
+    assert call(strategy, "end_owned", "ada", [owned.reference]) == 1
+    index = f"session:owner:{sha256(b'ada').hexdigest()[:32]}"
+    execute(server, "ZADD", index, "1", "gone long ago")
+    assert call(strategy, "find_owned", "ada") == []
     check_every_verb(make(server.url, {"USERNAME": "ada", "PASSWORD": "secret"}), call)
     execute(server, "ACL", "DELUSER", "ada")
 
