@@ -10,7 +10,11 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 # The reference imports modules that ask for a project.
 settings.configure(
-    INSTALLED_APPS=["django_strategy_sessions"],
+    INSTALLED_APPS=[
+        "django.contrib.auth",
+        "django.contrib.contenttypes",
+        "django_strategy_sessions",
+    ],
     SECRET_KEY="of the docs, where nothing is signed",  # noqa: S106
 )
 django.setup()

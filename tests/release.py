@@ -71,6 +71,10 @@ session["cart"] = ["tea"]
 session.save()
 assert client.session["cart"] == ["tea"]
 assert client.get("/admin/").status_code == 302  # known, but no staff
+from django.test import override_settings
+
+with override_settings(ROOT_URLCONF="django_strategy_sessions.urls", LANGUAGE_CODE="de"):
+    assert "Wo Sie angemeldet sind" in client.get("/").content.decode()
 client.logout()
 assert "cart" not in client.session
 User.objects.all().delete()

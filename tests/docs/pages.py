@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 import tomllib
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from django.db.models.signals import post_save, pre_delete
 
 import django_strategy_sessions
+from django_strategy_sessions.signals import session_ended
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -21,6 +24,7 @@ PUBLIC = "engine|middleware|records|signing|strategies|testing"  # modules, by t
 PROJECT_TABLE = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 TESTS = "\n".join(path.read_text() for path in sorted((ROOT / "tests").rglob("*.py"))) + SOURCE
 
+SIGNALS = [post_save, pre_delete, session_ended]
 PAGES = sorted(
     [path for path in DOCS.rglob("*.md") if "_build" not in path.parts] + [*ROOT.glob("*.md")]
 )
@@ -58,6 +62,10 @@ from django_strategy_sessions import SessionStrategy
 from django_strategy_sessions.testing import StrategyContract
 """
 
+# Not executed with the rest of their page: settings, and what receives signals from then on, which
+# tests of their own connect and disconnect again.
+ELSEWHERE = {"settings.py", "receivers.py", "consumers.py"}
+
 
 class Block(NamedTuple):
     language: str
@@ -88,10 +96,25 @@ def run(page):
     if page.name == "README.md":
         exec(README_IMPORTS, names)
     for block in python(page):
-        if block.file != "settings.py":
+        if block.file not in ELSEWHERE:
             # A traceback shows the line of the page.
             exec(compile("\n" * block.line + block.code, page, "exec"), names)
     return names
+
+
+@contextmanager
+def received(page, file):
+    """The names of a page's file that connects receivers of signals, connected for this long."""
+    (code,) = [block.code for block in python(DOCS / page) if block.file == file]
+    names = {"__name__": f"docs.{file}"}
+    before = [(signal, list(signal.receivers)) for signal in SIGNALS]
+    exec(compile(code, file, "exec"), names)
+    try:
+        yield names
+    finally:
+        for signal, receivers in before:
+            signal.receivers = receivers
+            signal.sender_receivers_cache.clear()
 
 
 def names_of(page):

@@ -7,22 +7,26 @@ import subprocess
 import sys
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
+from types import ModuleType
 
 import psycopg
 import pytest
 import redis
 from asgiref.sync import async_to_sync
+from django.contrib import admin
 from django.contrib.auth.models import User
-from django.test import RequestFactory, override_settings
+from django.contrib.auth.views import LoginView
+from django.test import Client, RequestFactory, override_settings
+from django.urls import path
 
-from django_strategy_sessions import Cookie, Session
+from django_strategy_sessions import Cookie, Session, sessions_of
 from django_strategy_sessions.engine import SessionStore
 from django_strategy_sessions.messages import FlashStorage
 from django_strategy_sessions.testing import StrategyContract
 
 from .. import servers
 from ..conftest import MEMORY, run_in_loop
-from .pages import DOCS, ROOT, blocks, names_of, python, rows, run
+from .pages import DOCS, ROOT, blocks, names_of, python, received, rows, run
 
 
 @pytest.fixture
@@ -200,20 +204,112 @@ def test_async_a_visit_is_counted_in_an_event_loop(settings):
         assert run_in_loop(visit(request)).content == f"Visit {number}".encode()
 
 
+def signed_in(user):
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+def is_signed_in(client):
+    return "_auth_user_id" in client.session
+
+
 @pytest.mark.django_db
-def test_operations_a_user_is_logged_out_elsewhere_and_everywhere(post):
-    page, user = names_of("operations.md"), User(pk=7)
-    requests = [post() for _ in range(3)]
-    for request in requests:
-        request.user = user
-        request.session["_auth_user_id"] = "7"
-        request.session.save()
-    assert page["sessions_of"](user).count() == 3
-    page["log_out_elsewhere"](requests[0])
-    keys = [request.session.session_key for request in requests]
-    assert [SessionStore().exists(key) for key in keys] == [True, False, False]
-    page["log_out_everywhere"](user)
-    assert page["sessions_of"](user).count() == 0
+def test_sessions_of_a_user_are_shown_and_ended(post):
+    page, ada = names_of("sessions-of-a-user.md"), User.objects.create_user("ada")
+    phone, desktop, tablet = (signed_in(ada) for _ in range(3))
+    request = post(phone.session.session_key)
+    request.user = ada
+    lines = page["devices"](request).content.decode().splitlines()
+    assert ["(this one)" in line for line in lines] == [False, False, True]
+    for said in (b"It has ended.", b"It had already ended."):
+        assert page["sign_out_of_one"](request, lines[0].split()[0]).content == said
+    assert is_signed_in(desktop)
+    assert not is_signed_in(tablet)
+    assert page["sign_out_everywhere_else"](request).content == b"Ended 1 sessions."
+    assert is_signed_in(phone)
+    assert not is_signed_in(desktop)
+
+
+def test_sessions_of_a_user_async_code_ends_them(settings, transactional_db):
+    settings.SESSION_STRATEGY = MEMORY
+    ada = User.objects.create_user("ada")
+    phone, desktop = signed_in(ada), signed_in(ada)
+    request = RequestFactory().get("/")
+    request.session = SessionStore(phone.session.session_key)
+
+    async def auser():
+        return ada
+
+    request.auser = auser
+    response = run_in_loop(names_of("sessions-of-a-user.md")["asign_out_everywhere_else"](request))
+    assert response.content == b"Ended 1 sessions."
+    assert is_signed_in(phone)
+    assert not is_signed_in(desktop)
+
+
+@pytest.mark.django_db
+def test_sessions_of_a_user_end_when_the_password_changes(post, settings):
+    page, ada = names_of("sessions-of-a-user.md"), User.objects.create_user("ada", password="old")
+    phone = signed_in(ada)
+    signed_in(ada)
+    view = page["EndingPasswordChangeView"].as_view(success_url="/")
+    new = {"old_password": "old", "new_password1": "Nq83-Zz1!", "new_password2": "Nq83-Zz1!"}
+    request = post(phone.session.session_key, **new)
+    request.user, request._dont_enforce_csrf_checks = ada, True
+    assert view(request).status_code == 302
+    request.session.save()
+    (left,) = sessions_of(ada, current=request.session)
+    assert left.is_current
+
+
+@pytest.mark.django_db
+def test_sessions_of_a_user_who_is_disabled_or_deleted_end():
+    ada, grace = User.objects.create_user("ada"), User.objects.create_user("grace")
+    with received("sessions-of-a-user.md", "receivers.py"):
+        phone, desktop = signed_in(ada), signed_in(grace)
+        ada.is_active = False
+        ada.save()
+        assert not is_signed_in(phone)
+        assert is_signed_in(desktop)
+        grace.delete()
+        assert not is_signed_in(desktop)
+
+
+@pytest.mark.django_db
+def test_sessions_of_a_user_who_signed_in_long_ago_end_after_another_sign_in(settings, monkeypatch):
+    site = ModuleType("careful_urls")
+    site.urlpatterns = [
+        *names_of("sessions-of-a-user.md")["urlpatterns"],
+        path("login/", LoginView.as_view(template_name="admin/login.html")),
+        path("admin/", admin.site.urls),
+    ]
+    monkeypatch.setitem(sys.modules, "careful_urls", site)
+    settings.ROOT_URLCONF, settings.LOGIN_URL = "careful_urls", "/login/"
+    settings.SESSION_SIGN_INS = True
+    ada = User.objects.create_user("ada", password="secret")
+    phone, desktop = signed_in(ada), signed_in(ada)
+    here = "/account/sessions/"
+    session = phone.session
+    session["_sign_in"]["at"] = (datetime.now(UTC) - timedelta(minutes=11)).isoformat()
+    session.save()
+    asked = phone.post(here, {"others": "all"})
+    assert asked.headers["Location"] == f"/login/?next={here}"
+    assert is_signed_in(desktop)
+    form = {"username": "ada", "password": "secret"}
+    assert phone.post(asked.headers["Location"], form).headers["Location"] == here
+    assert phone.post(here, {"others": "all"}).headers["Location"] == here
+    assert is_signed_in(phone)
+    assert not is_signed_in(desktop)
+
+
+@pytest.mark.parametrize(
+    ("header", "address"),
+    [("203.0.113.7", "203.0.113.7"), ("made up, 203.0.113.7", "203.0.113.7"), ("", None)],
+)
+def test_sessions_of_a_user_the_address_is_not_one_that_a_client_made_up(header, address):
+    find = names_of("sessions-of-a-user.md")["client_address"]
+    assert find(RequestFactory().get("/", headers={"X-Forwarded-For": header})) == address
 
 
 class TestPsycopgStrategy(StrategyContract):

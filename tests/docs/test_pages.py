@@ -151,6 +151,8 @@ def test_every_setting_exists(page):
 @each_page
 def test_every_file_and_every_test_that_is_named_exists(page):
     for span in spans(page):
+        if "::" in span:  # a test: test_security_table looks for it
+            continue
         if path := re.match(r"(?:tests|docs|django_strategy_sessions|benchmarks)/[\w./-]+", span):
             assert (ROOT / path[0]).exists(), span
         for name in re.findall(r"\btest_\w+\b(?!\.py)", span):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from allauth.usersessions.models import UserSession
 from django.contrib.auth import get_user_model
@@ -127,3 +129,22 @@ def test_usersessions_notices_what_our_own_list_ended(phone, laptop):
     assert is_logged_in(phone)
     assert not is_logged_in(laptop)
     assert listed(phone) == ["Phone"]
+
+
+def test_its_decorator_asks_for_the_password_before_our_page_ends_sessions(phone, laptop, settings):
+    settings.ACCOUNT_REAUTHENTICATION_TIMEOUT = 0
+    phone.handler.enforce_csrf_checks = True
+
+    def post(path, **form):
+        page = phone.get(path).content.decode()
+        token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', page)[1]
+        return phone.post(path, {**form, "csrfmiddlewaretoken": token})
+
+    asked = post("/careful/sessions/", others="all")
+    assert asked.headers["Location"].startswith("/accounts/reauthenticate/")
+    assert is_logged_in(laptop)
+    settings.ACCOUNT_REAUTHENTICATION_TIMEOUT = 300
+    answered = post(asked.headers["Location"], password=PASSWORD)
+    assert answered.headers["Location"] == "/careful/sessions/"
+    assert is_logged_in(phone)
+    assert not is_logged_in(laptop)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import uuid
 from contextlib import asynccontextmanager
+from threading import Event
 
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
@@ -13,11 +16,14 @@ from channels.sessions import SessionMiddlewareStack
 from channels.testing import HttpCommunicator, WebsocketCommunicator
 from django.contrib.auth import get_user_model
 from django.core.exceptions import SuspiciousOperation
+from django.db import connections, transaction
 from django.test import Client
 
+from django_strategy_sessions import aend_sessions, end_session, end_sessions, sessions_of
 from django_strategy_sessions.engine import SessionStore
 
-from ..conftest import run_in_loop
+from ..conftest import POSTGRES, run_in_loop
+from ..docs.pages import received
 
 pytestmark = pytest.mark.usefixtures("strategy", "middleware")
 
@@ -190,3 +196,127 @@ def test_a_page_that_a_consumer_serves_sets_the_cookie(transactional_db):
 def test_a_page_that_a_consumer_serves_refuses_to_save_a_session_that_ended(browser):
     assert get("/ended/", key(browser)) == {"status": 500, "headers": [], "body": b"refused"}
     assert not SessionStore().exists(key(browser))
+
+
+# -- the guide's consumer, which closes when its session ends --------------------------------------
+
+
+@pytest.fixture
+def account_site(settings):
+    settings.CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
+    with received("sessions-of-a-user.md", "consumers.py") as page:
+
+        class Consumer(page["AccountConsumer"]):
+            async def receive_json(self, asked):
+                await self.send_json(asked)
+
+        yield AuthMiddlewareStack(Consumer.as_asgi())
+
+
+@pytest.fixture
+def ada(transactional_db):
+    # A primary key of its own, because Redis remembers the sessions of earlier tests' users.
+    return get_user_model().objects.create_user("ada", pk=uuid.uuid4().int % 10**15)
+
+
+def signed_in(user):
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+async def connect(site, client):
+    headers = [(b"cookie", f"sessionid={key(client)}".encode())]
+    socket = WebsocketCommunicator(site, "/", headers)
+    await socket.connect()
+    return socket
+
+
+async def is_open(socket):
+    """Whether it still answers, after what it was told in the meantime."""
+    if not await socket.receive_nothing(timeout=0.3):
+        assert (await socket.receive_output())["type"] == "websocket.close"
+        return False
+    await socket.send_json_to("hello")
+    return await socket.receive_json_from(timeout=10) == "hello"
+
+
+def end_of_another(user, phone):
+    (other,) = [one for one in sessions_of(user, phone.session) if not one.is_current]
+    end_session(user, other.reference)
+
+
+@pytest.mark.parametrize("way", ["of one", "of all others", "of all others, async", "logout"])
+def test_a_websocket_closes_when_its_session_ends_and_the_others_stay(account_site, ada, way):
+    phone, laptop = signed_in(ada), signed_in(ada)
+
+    async def visit():
+        stays, closes = await connect(account_site, phone), await connect(account_site, laptop)
+        match way:
+            case "of one":
+                await sync_to_async(end_of_another)(ada, phone)
+            case "of all others":
+                await sync_to_async(end_sessions)(ada, keep=SessionStore(key(phone)))
+            case "of all others, async":
+                await aend_sessions(ada, keep=SessionStore(key(phone)))
+            case "logout":
+                await sync_to_async(laptop.logout)()
+        found = await is_open(stays), await is_open(closes)
+        await stays.disconnect()
+        return found
+
+    assert run_in_loop(visit()) == (True, False)
+
+
+def test_a_websocket_closes_once_the_transaction_is_committed_and_not_before(
+    account_site, ada, settings
+):
+    if settings.SESSION_STRATEGY == POSTGRES:
+        pytest.skip("There, sessions are in another database than the one of the transaction.")
+    laptop = signed_in(ada)
+
+    async def visit():
+        socket = await connect(account_site, laptop)
+        assert await is_open(socket)
+        ended, go_on = Event(), Event()
+
+        def end_in_a_transaction():
+            with transaction.atomic():
+                end_sessions(ada)
+                ended.set()
+                assert go_on.wait(30)
+            connections.close_all()
+
+        # In a thread of its own, or the consumer could not ask the database meanwhile.
+        in_thread = sync_to_async(end_in_a_transaction, thread_sensitive=False)
+        ending = asyncio.create_task(in_thread())
+        assert await asyncio.to_thread(ended.wait, 30)
+        before = await socket.receive_nothing(timeout=0.3)
+        go_on.set()
+        await ending
+        return before, await is_open(socket)
+
+    assert run_in_loop(visit()) == (True, False)
+
+
+def test_a_websocket_whose_session_ended_while_it_opened_closes(account_site, ada):
+    laptop = signed_in(ada)
+
+    class Late:
+        """Between the handshake's authentication and the consumer, the session ends."""
+
+        def __init__(self, consumer):
+            self.consumer = consumer
+
+        async def __call__(self, scope, receive, send):
+            await aend_sessions(ada)
+            return await self.consumer(scope, receive, send)
+
+    async def visit():
+        site = account_site
+        while hasattr(site.inner, "inner"):
+            site = site.inner
+        site.inner = Late(site.inner)
+        return await is_open(await connect(account_site, laptop))
+
+    assert run_in_loop(visit()) is False

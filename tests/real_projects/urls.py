@@ -1,6 +1,9 @@
+from allauth.account.decorators import reauthentication_required
 from django.urls import include, path
 from rest_framework.response import Response
 from rest_framework.views import APIView
+
+from django_strategy_sessions.views import SessionsView
 
 from ..urls import urlpatterns as suites
 
@@ -20,6 +23,7 @@ urlpatterns = [
     path("__debug__/", include("debug_toolbar.urls")),
     path("hijack/", include("hijack.urls")),
     path("accounts/", include("allauth.urls")),
+    path("careful/sessions/", reauthentication_required(SessionsView.as_view(), allow_get=True)),
     path("api/cart/", Cart.as_view()),
     path("api/auth/", include("rest_framework.urls")),
 ]
