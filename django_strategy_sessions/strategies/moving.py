@@ -281,11 +281,13 @@ class MovingStrategy(SessionStrategy):
 
     def _rotate_old(self, old: Stored, texts: Texts, expires: datetime) -> Stored | None:
         rotated = self.source.rotate(old, texts, expires)
-        if rotated is None:
-            return None
         place = _place(old.session_id)
+        row = self.target.get(place.key)
+        if rotated is None:
+            moved = self._finish(old.session_id, place, row)
+            return moved and self.target.rotate(_rebased(moved, old), texts, expires)
         # Between our own strategies the source has left a marker, and late saves may follow it.
-        if self.engine or self.target.get(place.key) is not None:
+        if self.engine or row is not None:
             self._end(old.session_id, place)
         return replace(rotated, token=_Old(rotated))
 

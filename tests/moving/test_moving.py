@@ -12,6 +12,7 @@ from django.http import HttpResponse
 from django_strategy_sessions.engine import SessionStore
 from django_strategy_sessions.signing import unsign
 from django_strategy_sessions.strategies import get_strategy
+from django_strategy_sessions.strategies.engines import EngineStrategy
 
 from ..conftest import DATABASE, DJANGOS, POSTGRES, REDIS
 from .conftest import BACKENDS, SOURCES, Site
@@ -148,6 +149,25 @@ def test_a_login_ends_the_old_key(site, visitor, user, phase):
     for each in (site.old, site.accept, site.move):
         assert cart(each, known.twin()) is None
     assert site.move.ask(visitor, CART, name_of_user).content == b"ann"
+
+
+@except_signed_cookies
+def test_a_login_ends_the_old_key_of_a_session_that_moves_meanwhile(
+    site, visitor, user, monkeypatch
+):
+    site.old.ask(visitor, SET)
+    known = visitor.twin()
+    rotate = EngineStrategy.rotate
+
+    def move_first(*given):
+        site.move.ask(known, ("update", {"theirs": 1}))
+        return rotate(*given)
+
+    monkeypatch.setattr(EngineStrategy, "rotate", move_first)
+    site.accept.ask(visitor, log_in(user))
+    assert cart(site.accept, known.twin()) is None
+    seen = site.move.ask(visitor, CART, ("get", "theirs"), ("has_key", "_auth_user_id")).seen
+    assert seen == [["tea"], 1, True]
 
 
 @except_signed_cookies
