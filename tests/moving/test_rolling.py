@@ -1,15 +1,21 @@
-"""Two deployments, each rolling, under load: processes of two releases behind one balancer."""
+"""Two deployments, each rolling, under load: processes of two releases behind one balancer.
+
+``TEST_RACES=full`` sends 200 visitors from every source to every target, and by default a few from
+some. What was counted is logged: ``--log-file=figures.txt --log-file-level=INFO``.
+"""
 
 from __future__ import annotations
 
 import http.client
 import json
+import logging
 import os
 import socket
 import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from http.cookies import SimpleCookie
@@ -30,6 +36,8 @@ pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "post
 
 FULL = os.environ.get("TEST_RACES") == "full"
 VISITORS = 200 if FULL else 12
+OLD_KEY, OUR_KEY = 32, 40  # characters
+PROCESSES = 4  # behind the balancer, two of each release
 READERS = 2  # of each visitor, besides the one that writes
 WRITES = 6 if FULL else 5  # of each visitor in each phase
 WAYS = {
@@ -42,6 +50,9 @@ MORE_WAYS = {
     "cached_db to postgres": ("cached_db", POSTGRES),
     "cache to postgres": ("cache", POSTGRES),
 }
+ALL_WAYS = WAYS | MORE_WAYS if FULL else WAYS
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -87,6 +98,10 @@ class Browser:
     def __init__(self, balancer):
         self.balancer, self.cookies, self.lock = balancer, {}, threading.Lock()
 
+    @property
+    def key(self):
+        return self.cookies["sessionid"]
+
     def request(self, path, token=None):
         connection = http.client.HTTPConnection("127.0.0.1", self.balancer.next(), timeout=60)
         with self.lock:
@@ -125,10 +140,12 @@ class Balancer:
 class Visitor:
     def __init__(self, number, balancer):
         self.number, self.browser, self.cart = number, Browser(balancer), []
-        self.problems = []
+        self.problems, self.counts = [], Counter()
 
     def enter(self):
         self.token = self.browser.request(f"/enter/{self.number}/")["token"]
+        self.cart = []
+        self.counts["logins"] += 1
 
     def write(self, phase):
         for _ in range(WRITES):
@@ -139,6 +156,7 @@ class Visitor:
             if told["seen"] != wanted or told["cart"] != self.cart:
                 self.problems.append((phase, self.number, item, told))
             self.check(phase, told)
+            self.counts["writes"] += 1
 
     def read(self, phase):
         for _ in range(WRITES):
@@ -147,6 +165,19 @@ class Visitor:
             self.check(phase, told)
             if len(told["cart"] or []) < known:
                 self.problems.append((phase, self.number, "read", known, told))
+            self.counts["reads"] += 1
+
+    def leave_and_enter(self, phase):
+        """Log out, look whether the old cookie is dead on every process, and log in again."""
+        known = Browser(self.browser.balancer)
+        known.cookies = {**self.browser.cookies}
+        self.browser.request("/leave/")
+        for _ in range(PROCESSES):
+            told = known.request("/look/")
+            if told["user"] or told["owner"] is not None or told["cart"] is not None:
+                self.problems.append((phase, self.number, "logged out", told))
+            self.counts["looks after a logout"] += 1
+        self.enter()
 
     def check(self, phase, told):
         if (told["user"], told["owner"]) != (f"visitor {self.number}", self.number):
@@ -170,15 +201,14 @@ def releases(source, target):
     }
 
 
-@pytest.mark.parametrize(
-    ("source", "target"), [*(WAYS | MORE_WAYS).values()] if FULL else [*WAYS.values()]
-)
-def test_a_rolling_deployment_logs_nobody_out_and_loses_nothing(source, target):
+@pytest.mark.parametrize(("source", "target"), ALL_WAYS.values(), ids=ALL_WAYS)
+def test_a_rolling_deployment_logs_nobody_out_and_loses_nothing(source, target, request):
     caches["sessions"].clear()
     names = [User(username=f"visitor {number}", password="!") for number in range(VISITORS)]
     User.objects.using("postgres").bulk_create(names)
     balancer = Balancer()
     visitors = [Visitor(number, balancer) for number in range(VISITORS)]
+    begun = time.monotonic()
     with (
         processes(**releases(source, target)) as ports,
         ThreadPoolExecutor(min(VISITORS * (1 + READERS), 96)) as pool,
@@ -193,19 +223,21 @@ def test_a_rolling_deployment_logs_nobody_out_and_loses_nothing(source, target):
             ]
             for each in acts:
                 each.result()
+            some = visitors[::3]
+            list(pool.map(Visitor.leave_and_enter, some, [phase] * len(some)))
+            return {len(visitor.browser.key) for visitor in visitors}
 
         balancer.lead_to(*ports["old"])
         list(pool.map(Visitor.enter, visitors))
-        keys = {visitor.browser.cookies["sessionid"] for visitor in visitors}
         everybody("before", ports["old"])
-        everybody("first deployment", ports["old"], ports["accept"])
-        # Nobody has been given a key that the release before would not understand.
-        assert {visitor.browser.cookies["sessionid"] for visitor in visitors} == keys
+        # Nobody is given a key that the release before would not understand.
+        assert everybody("first deployment", ports["old"], ports["accept"]) == {OLD_KEY}
         everybody("second deployment", ports["accept"], ports["move"])
-        everybody("afterwards", ports["move"])
-        assert not keys & {visitor.browser.cookies["sessionid"] for visitor in visitors}
+        assert everybody("afterwards", ports["move"]) == {OUR_KEY}
         everybody("without the setting", ports["done"])
     problems = [problem for visitor in visitors for problem in visitor.problems]
+    counts = {**sum((visitor.counts for visitor in visitors), Counter()), "problems": len(problems)}
+    log.info("%s: %s, %.0f s", request.node.name, counts, time.monotonic() - begun)
     assert not problems, (len(problems), problems[:3])
     for visitor in visitors:
         lasts = bool(visitor.browser.last["max-age"])
