@@ -213,7 +213,7 @@ class State:
         """Go on under the id that the strategy has given the session, unless a transaction takes
         that back."""
         before = replace(stored, session_id=self.session_id or "", token=None)
-        yield from self._remember(self.session_id, before)
+        yield from self._remember(self.session_id, before, stored)
         self.session_id, self.stored, self.is_renamed = stored.session_id, stored, True
 
     def open(self, no_load: bool = False) -> Steps[None]:
@@ -359,13 +359,14 @@ class State:
             yield from call(SessionStrategy.end, stored)
         else:
             yield from call(SessionStrategy.delete_data, session_id)
-        yield from self._remember(session_id, stored, ends=True)
+        yield from self._remember(session_id, stored, None)
 
     def _remember(
-        self, session_id: str | None, stored: Stored | None, ends: bool = False
+        self, session_id: str | None, stored: Stored | None, written: Stored | None
     ) -> Steps[None]:
-        is_undone = yield from call(SessionStrategy.is_undone)
+        is_undone = yield from call(SessionStrategy.is_undone, written)
         if is_undone is not None:
+            ends = written is None
             self._undo_points.append(_UndoPoint(is_undone, session_id, stored, ends))
 
     def _find_stored(self) -> Steps[Stored | None]:
@@ -384,7 +385,7 @@ class State:
 
         False: it signed a user in, and ``SESSION_LIMIT_PER_USER`` newer sessions have ended it.
         """
-        yield from self._remember(self.session_id, self.stored)
+        yield from self._remember(self.session_id, self.stored, stored)
         signs_in = brings_user(self._base, stored.texts)
         if not self.may_follow:
             stored = stored.alone()

@@ -50,10 +50,10 @@ IMPORTS = {
     "turns": set(),
     # the stores: rows, and the plumbing to each server
     "strategies.moving": {
-        *("strategies.engines", SEALED, "strategies", BASE),
-        *("records", "values", "steps", "hidden"),
+        *("strategies.engines", "strategies.transactions", "strategies.loops"),
+        *(SEALED, "strategies", BASE, "records", "values", "steps", "hidden"),
     },
-    "strategies.engines": {BASE, "values"},
+    "strategies.engines": {"strategies.transactions", BASE, "values"},
     "strategies.memory": {SEALED, "records"},
     "strategies.postgres": {
         *("strategies.database", "strategies.postgres_connections"),
@@ -63,7 +63,8 @@ IMPORTS = {
         *("strategies.database", "strategies.forks", "strategies.loops"),
     },
     "strategies.database": {
-        *("strategies.forks", SEALED, BASE, "records", "models", "steps", "hidden"),
+        *("strategies.transactions", "strategies.forks"),
+        *(SEALED, BASE, "records", "models", "steps", "hidden"),
     },
     "strategies.redis": {"strategies.redis_clients", SEALED, BASE, "records", "steps"},
     "strategies.redis_clients": {
@@ -72,6 +73,7 @@ IMPORTS = {
     },
     "strategies.redis_servers": {"strategies.redis_exchange"},
     "strategies.redis_exchange": {"hidden"},
+    "strategies.transactions": set(),
     "strategies.forks": set(),
     # every rule about a session at rest, and the contract
     SEALED: {"strategies.loops", BASE, "records", "steps", "hidden"},
@@ -92,7 +94,7 @@ IMPORTS = {
 OUTSIDE = {
     "asgiref": {
         *("middleware", "storage", "testing"),
-        *(BASE, SEALED, "strategies.loops"),
+        *(BASE, SEALED, "strategies.moving", "strategies.loops"),
     },
     "django_redis": {"strategies.redis_clients"},
     "psycopg": {"strategies.postgres_connections"},

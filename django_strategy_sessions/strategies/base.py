@@ -231,9 +231,10 @@ class SessionStrategy:
         """
         return None
 
-    def is_undone(self) -> Callable[[], bool] | None:
-        """Called after a write. Return a function that tells later whether a transaction rolled the
-        write back, or ``None`` if that cannot happen."""
+    def is_undone(self, written: Stored | None) -> Callable[[], bool] | None:
+        """Called after a write, with its result, or after a deletion, with ``None``. Return a
+        function that tells later whether a transaction rolled it back, or ``None`` if that cannot
+        happen."""
         return None
 
     # An owner is the text of a user's primary key: the session's `_auth_user_id`, and the users who
@@ -303,7 +304,7 @@ class SessionStrategy:
     async def aend(self, stored: Stored) -> None:
         await self.adelete_data(stored.session_id)
 
-    async def ais_undone(self) -> Callable[[], bool] | None:
+    async def ais_undone(self, written: Stored | None) -> Callable[[], bool] | None:
         return None
 
     async def afind_owned(self, owner: str) -> list[Owned]:

@@ -28,9 +28,10 @@ from .. import records
 from ..hidden import Hidden
 from ..models import StoredSession
 from ..steps import Steps, run
-from .base import Answers, StrategyUnavailable
+from .base import Answers, Stored, StrategyUnavailable
 from .forks import leave_to_parent
 from .sealed import CONFLICTS, Row, SealedStrategy, log_damaged
+from .transactions import watch_rollback
 
 T = TypeVar("T")
 
@@ -154,21 +155,8 @@ class DatabaseStrategy(SealedStrategy):
             rows = {key: self.get(key) for key in keys}
         return {key: row for key, row in rows.items() if row is not None}
 
-    def is_undone(self) -> Callable[[], bool] | None:
-        connection = self.connection
-        # A test case's own transaction lasts as long as the test.
-        blocks = getattr(connection, "atomic_blocks", [])
-        if all(getattr(block, "_from_testcase", False) for block in blocks):
-            return None
-        committed = False
-
-        def commit() -> None:
-            nonlocal committed
-            committed = True
-
-        transaction.on_commit(commit, using=self.alias)
-        # A rollback, also one to a savepoint, removes its functions from run_on_commit.
-        return lambda: not (committed or commit in (call[1] for call in connection.run_on_commit))
+    def is_undone(self, written: Stored | None) -> Callable[[], bool] | None:
+        return watch_rollback(self.alias)
 
     def clear_expired(self, batch_size: int) -> Iterator[int]:
         # The statement has two more parameters: the time and the lower bound.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from importlib import import_module
@@ -25,6 +25,7 @@ from django.utils import timezone
 
 from ..values import Data, Texts, decode_all, encode_all
 from .base import EXPIRY, Answers, OldKey, SessionStrategy, Stored, as_texts, reconcile
+from .transactions import watch_rollback
 
 _logger = logging.getLogger("django.security.SuspiciousSession")
 
@@ -66,6 +67,11 @@ class EngineStrategy(SessionStrategy):
         # Django's "db" and "cached_db" engines have a model, and so do their subclasses.
         find_model = getattr(store, "get_model_class", None)
         self.model: Any = find_model() if find_model else None
+
+    @property
+    def alias(self) -> str | None:
+        """The database that has the sessions, if one has."""
+        return router.db_for_write(self.model) if self.model else None
 
     def adopt(self, key: str) -> OldKey | None:
         return OldKey(key) if _SHAPE.fullmatch(key) else None
@@ -109,6 +115,9 @@ class EngineStrategy(SessionStrategy):
     def delete_data(self, session_id: str) -> None:
         with _answers:
             self._session(session_id).delete(session_id)
+
+    def is_undone(self, written: Stored | None) -> Callable[[], bool] | None:
+        return None if self.alias is None else watch_rollback(self.alias)
 
     def clear_expired(self, batch_size: int) -> Iterator[int]:
         with _answers:
@@ -167,7 +176,7 @@ class EngineStrategy(SessionStrategy):
         return session
 
     def _rows(self) -> Any:
-        return self.model._default_manager.using(router.db_for_write(self.model))
+        return self.model._default_manager.using(self.alias)
 
     def _row(self, key: str) -> Stored | Found | None:
         # Bypass any cache in front of the table, because it may lag behind.

@@ -33,6 +33,7 @@ from functools import partial
 from hashlib import sha256
 from typing import Any, NamedTuple
 
+from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.core.checks import CheckMessage, Info
 from django.core.exceptions import ImproperlyConfigured
@@ -45,7 +46,9 @@ from ..values import Data, Texts, same
 from . import make_strategy
 from .base import OldKey, SessionStrategy, Stored, as_texts
 from .engines import Counts, EngineStrategy, Found, make_engine_strategy
+from .loops import within_sync_code
 from .sealed import FOLLOWED_FOR, Row, SealedStrategy
+from .transactions import is_in_transaction
 
 ACCEPT, MOVE = "accept", "move"
 
@@ -162,15 +165,20 @@ class MovingStrategy(SessionStrategy):
         if isinstance(stored.token, _Old):
             self.source.end(stored.token.stored)
             stored = replace(stored, token=None)
+        self._end(session_id, place)
         # The target follows a rotation.
         self.target.end(replace(stored, session_id=place.session_id))
-        self._end(session_id, place)
 
-    def is_undone(self) -> Callable[[], bool] | None:
-        return self.target.is_undone()
+    def is_undone(self, written: Stored | None) -> Callable[[], bool] | None:
+        strategies: list[SessionStrategy] = [self.target, self.source]  # both, after a logout
+        if written is not None:
+            strategies = [self.source if isinstance(written.token, _Old) else self.target]
+        asked = [each.is_undone(written) for each in strategies]
+        answers = [is_undone for is_undone in asked if is_undone is not None]
+        return (lambda: any(answer() for answer in answers)) if answers else None
 
-    async def ais_undone(self) -> Callable[[], bool] | None:
-        return await self.target.ais_undone()
+    async def ais_undone(self, written: Stored | None) -> Callable[[], bool] | None:
+        return await sync_to_async(self.is_undone)(written) if within_sync_code() else None
 
     def clear_expired(self, batch_size: int) -> Iterator[int]:
         for strategy in (self.target, self.source):
@@ -256,13 +264,7 @@ class MovingStrategy(SessionStrategy):
         )
 
     def _drop_old(self, session_id: str) -> None:
-        """Delete the old record once no transaction can undo the move any more."""
-        drop = partial(self.source.delete_data, session_id)
-        alias = getattr(self.target, "alias", None)
-        if alias is None:
-            drop()
-        else:
-            transaction.on_commit(drop, using=alias)
+        _when_final(self.target, partial(self.source.delete_data, session_id))
 
     # -- writes in step "accept" -------------------------------------------------------------------
 
@@ -270,9 +272,25 @@ class MovingStrategy(SessionStrategy):
         written = self.source.merge(old, texts, expires)
         place = _place(old.session_id)
         row = self.target.get(place.key)
-        if row is None:
-            return None if written is None else replace(written, token=_Old(written))
-        moved = self._finish(old.session_id, place, row)
+        if row is not None:
+            return self._merge_moved(old, written, texts, expires, row)
+        if written is None:
+            return None
+
+        def look_again() -> None:
+            if (row := self.target.get(place.key)) is not None:
+                self._merge_moved(old, written, texts, expires, row)
+
+        # A process that moves the session sees no write that has not been committed.
+        if is_in_transaction(_alias(self.source)):
+            _when_final(self.source, look_again)
+        return replace(written, token=_Old(written))
+
+    def _merge_moved(
+        self, old: Stored, written: Stored | None, texts: Texts, expires: datetime, row: Row
+    ) -> Stored | None:
+        """Bring a write where the session has gone. `written`: what the source has taken of it."""
+        moved = self._finish(old.session_id, _place(old.session_id), row)
         if moved is None:
             return None
         if written is None:
@@ -288,7 +306,7 @@ class MovingStrategy(SessionStrategy):
             return moved and self.target.rotate(_rebased(moved, old), texts, expires)
         # Between our own strategies the source has left a marker, and late saves may follow it.
         if self.engine or row is not None:
-            self._end(old.session_id, place)
+            _when_final(self.source, partial(self._end, old.session_id, place))
         return replace(rotated, token=_Old(rotated))
 
     def _find_again(self, stored: Stored) -> Stored | None:
@@ -335,10 +353,23 @@ def _make_sealed(where: str, setting: Any) -> SealedStrategy:
     return strategy
 
 
+def _alias(strategy: SessionStrategy) -> str | None:
+    """Return which of ``DATABASES`` has the sessions, if one has."""
+    return getattr(strategy, "alias", None)
+
+
+def _when_final(strategy: SessionStrategy, act: Callable[[], object]) -> None:
+    """Run `act` once no transaction can undo what `strategy` has written."""
+    if (alias := _alias(strategy)) is None:
+        act()
+    else:
+        transaction.on_commit(act, using=alias)
+
+
 def _store(strategy: SessionStrategy) -> object:
     """Return what identifies a store."""
     if isinstance(strategy, SealedStrategy):
-        if (alias := getattr(strategy, "alias", None)) is not None:
+        if (alias := _alias(strategy)) is not None:
             return settings.DATABASES[alias].get("HOST"), settings.DATABASES[alias].get("NAME")
         if (clients := getattr(strategy, "clients", None)) is not None:
             location = settings.CACHES[clients.alias].get("LOCATION")

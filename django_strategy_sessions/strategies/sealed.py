@@ -242,9 +242,9 @@ class SealedStrategy(SessionStrategy):
     async def areferences(self, stored: Stored) -> Collection[str]:
         return await self._arun(self._list_keys(_key(stored)))
 
-    async def ais_undone(self) -> Callable[[], bool] | None:
+    async def ais_undone(self, written: Stored | None) -> Callable[[], bool] | None:
         # Async code can be inside a transaction of Django's only within `async_to_sync`.
-        return await sync_to_async(self.is_undone)() if within_sync_code() else None
+        return await sync_to_async(self.is_undone)(written) if within_sync_code() else None
 
     async def _arun(self, steps: Steps[T]) -> T:
         if self.is_native():

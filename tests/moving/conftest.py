@@ -71,6 +71,15 @@ MIDDLEWARE = [
 ]
 
 
+class Router:
+    """Sends the table of Django's engines to PostgreSQL."""
+
+    def db_for_write(self, model, **hints):
+        return "postgres" if model._meta.app_label == "sessions" else None
+
+    db_for_read = db_for_write
+
+
 class Visitor:
     def __init__(self, cookies=None):
         client = Client()

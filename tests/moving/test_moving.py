@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from django.contrib.auth import login, logout
 from django.contrib.sessions.models import Session
+from django.db import transaction
 from django.http import HttpResponse
 
 from django_strategy_sessions.engine import SessionStore
 from django_strategy_sessions.signing import unsign
 from django_strategy_sessions.strategies import get_strategy
+from django_strategy_sessions.strategies.base import OldKey
 from django_strategy_sessions.strategies.engines import EngineStrategy
+from django_strategy_sessions.strategies.moving import _CLAIM, MovingStrategy, _place
+from django_strategy_sessions.testing import later
 
 from ..conftest import DATABASE, DJANGOS, POSTGRES, REDIS
-from .conftest import BACKENDS, SOURCES, Site
+from ..postgres.conftest import in_thread, wait_until
+from .conftest import BACKENDS, SOURCES, Router, Site
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "postgres"])
 
@@ -367,9 +373,6 @@ def test_a_forged_key_of_the_old_shape_leaves_nothing(source, target, stores):
             assert session.get("a") is None
             session.flush()
             SessionStore("a" * 32).delete()
-            from django_strategy_sessions.strategies.base import OldKey
-            from django_strategy_sessions.strategies.moving import _place
-
             assert get_strategy().target.get(_place(OldKey("a" * 32)).key) is None
     assert not Session.objects.exists()
 
@@ -448,8 +451,6 @@ def test_between_our_strategies_a_save_that_began_before_the_move_is_kept(visito
 @pytest.mark.parametrize("name", ["db", "cache"])
 @pytest.mark.parametrize("fails", [True, False], ids=["500", "rolled back"])
 def test_a_transaction_that_is_rolled_back_takes_the_move_back(visitor, stores, name, fails):
-    from django.db import transaction
-
     site = Site(f"{BACKENDS}.{name}", DATABASE)
     site.old.ask(visitor, SET)
 
@@ -464,3 +465,86 @@ def test_a_transaction_that_is_rolled_back_takes_the_move_back(visitor, stores, 
     assert answer.status_code == (500 if fails else 200)
     assert cart(site.move, visitor) == ["tea"]
     assert cart(site.done, visitor) == ["tea"]
+
+
+def rolled_back(act):
+    def roll_back(request):
+        with transaction.atomic():
+            act(request)
+            transaction.set_rollback(True)
+
+    return roll_back
+
+
+SOURCES_OF_ROWS = {"engine": f"{BACKENDS}.db", "ours": DATABASE}
+
+
+@pytest.mark.parametrize("source", SOURCES_OF_ROWS.values(), ids=SOURCES_OF_ROWS)
+def test_a_logout_of_the_first_step_is_final_though_it_is_rolled_back(visitor, user, source):
+    site = Site(source, REDIS)
+    site.old.ask(visitor, log_in(user), SET)
+    known = visitor.twin()
+    site.accept.ask(visitor, rolled_back(logout))
+    for release in (site.old, site.accept, site.move):
+        assert cart(release, known.twin()) is None
+
+
+@pytest.mark.parametrize("source", SOURCES_OF_ROWS.values(), ids=SOURCES_OF_ROWS)
+def test_a_login_of_the_first_step_that_is_rolled_back_leaves_the_session(visitor, user, source):
+    site = Site(source, REDIS)
+    site.old.ask(visitor, SET)
+    key = visitor.key
+    site.accept.ask(visitor, rolled_back(log_in(user)))
+    assert visitor.key == key
+    for release in (site.old, site.accept, site.move):
+        assert release.ask(visitor, name_of_user).content == b""
+        assert cart(release, visitor) == ["tea"]
+
+
+def test_a_save_of_the_first_step_that_is_rolled_back_is_made_again(visitor, stores):
+    site = Site(f"{BACKENDS}.db", REDIS)
+    site.old.ask(visitor, SET)
+
+    def save(request):
+        request.session["more"] = 1
+        request.session.save()
+
+    site.accept.ask(visitor, CART, rolled_back(save))
+    assert site.old.ask(visitor, ("get", "more")).seen == [1]
+
+
+def test_a_login_after_the_move_that_is_rolled_back_where_only_the_old_rows_were(
+    visitor, user, stores
+):
+    """Redis knows no transactions, so the new key stays."""
+    site = Site(f"{BACKENDS}.db", REDIS)
+    site.old.ask(visitor, SET)
+    cart(site.move, visitor)
+    site.move.ask(visitor, rolled_back(log_in(user)))
+    assert cart(site.move, visitor) == ["tea"]
+
+
+@pytest.mark.parametrize("target", [POSTGRES, REDIS], ids=["postgres", "redis"])
+def test_a_save_that_commits_after_the_move_is_kept(settings, stores, target):
+    settings.DATABASE_ROUTERS = [Router()]
+    accept, move = (MovingStrategy(f"{BACKENDS}.db", target, step) for step in ("accept", "move"))
+    old_key = accept.insert({"cart": ["tea"]}, later()).session_id
+    with ThreadPoolExecutor(1) as pool:
+        with transaction.atomic("postgres"):
+            stored = accept.load(old_key)
+            accept.merge(stored, {"cart": ["tea"], "more": 1}, later())
+            moved = pool.submit(in_thread, move.load, old_key)
+            # It waits for this transaction before it can delete the old row.
+            wait_until(lambda: _is_moved(move, old_key))
+        moved.result()
+    assert move.load(old_key).data == {"cart": ["tea"], "more": 1}
+    assert accept.source.load(old_key) is None
+
+
+def _is_moved(move, old_key):
+    def find():
+        row = move.target.get(_place(old_key).key)
+        return row is not None and row.record != _CLAIM
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(in_thread, find).result()

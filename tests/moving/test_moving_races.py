@@ -24,7 +24,7 @@ from django_strategy_sessions.strategies.moving import MovingStrategy, _place
 from django_strategy_sessions.values import Texts, encode_all
 
 from ..conftest import POSTGRES, REDIS
-from .conftest import BACKENDS
+from .conftest import BACKENDS, Router
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "postgres"])
 
@@ -34,15 +34,6 @@ THREADS = 4
 TARGETS = {"postgres": POSTGRES, "redis": REDIS}
 
 log = logging.getLogger(__name__)
-
-
-class Router:
-    """Sends the table of Django's engines to PostgreSQL."""
-
-    def db_for_write(self, model, **hints):
-        return "postgres" if model._meta.app_label == "sessions" else None
-
-    db_for_read = db_for_write
 
 
 class Releases:
