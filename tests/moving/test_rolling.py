@@ -39,6 +39,7 @@ VISITORS = 200 if FULL else 12
 OLD_KEY, OUR_KEY = 32, 40  # characters
 PROCESSES = 4  # behind the balancer, two of each release
 READERS = 2  # of each visitor, besides the one that writes
+IN_FLIGHT = 36  # at most; Django's server refuses connections when ten wait for each process
 WRITES = 6 if FULL else 5  # of each visitor in each phase
 WAYS = {
     "db to postgres": ("db", POSTGRES),
@@ -211,7 +212,7 @@ def test_a_rolling_deployment_logs_nobody_out_and_loses_nothing(source, target, 
     begun = time.monotonic()
     with (
         processes(**releases(source, target)) as ports,
-        ThreadPoolExecutor(min(VISITORS * (1 + READERS), 96)) as pool,
+        ThreadPoolExecutor(IN_FLIGHT) as pool,
     ):
 
         def everybody(phase, *running):
