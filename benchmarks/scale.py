@@ -30,6 +30,8 @@ class Scale:
     live: int = 100_000
     cleanup_rounds: int = 2
     calm_seconds: float = 10  # of live writes alone
+    # move of an old table
+    moved: int = 1_000_000
     # bytes; and HOT updates
     stored: int = 2000
     hot_sessions: int = 500
@@ -54,6 +56,7 @@ SHORT = Scale(
     live=5_000,
     cleanup_rounds=1,
     calm_seconds=2,
+    moved=50_000,
     stored=200,
     hot_sessions=60,
     hot_rounds=4,
@@ -76,6 +79,7 @@ SMOKE = Scale(
     live=100,
     cleanup_rounds=1,
     calm_seconds=0.3,
+    moved=3_000,
     stored=20,
     hot_sessions=20,
     hot_rounds=2,

@@ -70,6 +70,13 @@ STRATEGIES: dict[str, Any] = {
         "OPTIONS": {"alias": "ours"},
     },
 }
+MOVING: dict[str, Any] = {
+    store: {
+        "BACKEND": f"{OURS}.strategies.moving.MovingStrategy",
+        "OPTIONS": {"source": f"{THEIRS}.backends.db", "target": target, "step": "move"},
+    }
+    for store, target in STRATEGIES.items()
+}
 ENGINES = {
     "PostgreSQL": {
         "ours": f"{OURS}.engine",

@@ -22,6 +22,7 @@ PLOTS = {
     "Growth with the session": "size",
     "Writers of one session": "writers",
     "Cleanup": "cleanup",
+    "Move": None,
     "Bytes": "bytes",
     "HOT updates": None,
 }

@@ -11,6 +11,7 @@ PARTS = [
     "size",
     "writers",
     "cleanup",
+    "moving",
     "stored",
     "hot",
 ]

@@ -44,7 +44,7 @@ def measured(scale: Scale) -> Section:
             _clean(name, found[name], scale)
     rates = {name: scale.expired / median(cleanup.seconds) for name, cleanup in found.items()}
     p99 = {
-        (name, when): _p99(getattr(cleanup, when))
+        (name, when): in_99_of_100(getattr(cleanup, when))
         for name, cleanup in found.items()
         for when in ("calm", "busy")
     }
@@ -69,14 +69,14 @@ def measured(scale: Scale) -> Section:
 
 def _clean(name: str, cleanup: Cleanup, scale: Scale) -> None:
     empty()
-    with stores("default") as sides, _command(name) as command:
+    with stores("default") as sides, beside(COMMANDS[name], "PostgreSQL", name) as command:
         keys = fill(name, scale.live, scale.expired)
-        with _writing(sides[name], keys) as written:
+        with writing(sides[name], keys) as written:
             sleep(scale.calm_seconds)
             while not written:
                 sleep(INTERVAL)
             begun = perf_counter()
-            cleanup.seconds.append(_told(command, "now"))
+            cleanup.seconds.append(told(command, "now"))
     for done, milliseconds in written:
         (cleanup.calm if done < begun else cleanup.busy).append(milliseconds)
     left = number("count(*)", TABLES[name])
@@ -84,22 +84,22 @@ def _clean(name: str, cleanup: Cleanup, scale: Scale) -> None:
 
 
 @contextmanager
-def _command(name: str) -> Iterator[Command]:
-    """The process, ready to begin."""
-    program = [sys.executable, "-m", "benchmarks.site.command", COMMANDS[name]]
+def beside(name: str, store: str, side: str) -> Iterator[Command]:
+    """A command of Django's in a process of its own, ready to begin."""
+    program = [sys.executable, "-m", "benchmarks.site.command", name]
     with subprocess.Popen(
         program,
-        env=environment("PostgreSQL", name, "default"),
+        env=environment(store, side, "default"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         bufsize=1,
     ) as command:
-        _told(command, "get ready")
+        told(command, "get ready")
         yield command
 
 
-def _told(command: Command, word: str) -> float:
+def told(command: Command, word: str) -> float:
     """The seconds until it has answered."""
     assert command.stdin
     assert command.stdout
@@ -111,7 +111,7 @@ def _told(command: Command, word: str) -> float:
 
 
 @contextmanager
-def _writing(side: Side, keys: list[str]) -> Iterator[list[tuple[float, float]]]:
+def writing(side: Side, keys: list[str]) -> Iterator[list[tuple[float, float]]]:
     """What is written meanwhile: when it was done, and how many milliseconds after it was due."""
     together, ended = Barrier(WRITERS + 1), Event()
     written: list[tuple[float, float]] = []
@@ -141,7 +141,7 @@ def _writing(side: Side, keys: list[str]) -> Iterator[list[tuple[float, float]]]
         writer.result()
 
 
-def _p99(times: list[float]) -> float:
+def in_99_of_100(times: list[float]) -> float:
     return sorted(times)[len(times) * 99 // 100]
 
 

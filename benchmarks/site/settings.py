@@ -9,8 +9,8 @@ _store, _side = os.environ["BENCHMARK_STORE"], os.environ["BENCHMARK_SIDE"]
 
 DATABASES = {"default": common.DATABASES[os.environ["BENCHMARK_DATABASE"]]}
 DATABASE_ROUTERS = []  # one side, one database
-SESSION_ENGINE = common.ENGINES[_store][_side]
-SESSION_STRATEGY = common.STRATEGIES[_store]
+SESSION_ENGINE = common.ENGINES[_store].get(_side, common.ENGINES[_store]["ours"])
+SESSION_STRATEGY = (common.MOVING if _side == "moving" else common.STRATEGIES)[_store]
 ROOT_URLCONF = "benchmarks.site.views"
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",

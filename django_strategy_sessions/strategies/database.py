@@ -155,6 +155,15 @@ class DatabaseStrategy(SealedStrategy):
             rows = {key: self.get(key) for key in keys}
         return {key: row for key, row in rows.items() if row is not None}
 
+    def add_all(self, rows: Mapping[str, Row]) -> None:
+        with answers:
+            self._all().bulk_create(_models(rows), ignore_conflicts=True)
+
+    def swap_all(self, held: Row, rows: Mapping[str, Row]) -> int:
+        with answers:
+            held_rows: QuerySet[StoredSession] = self._all().alias(mac=_MAC).filter(mac=held.mac)
+            return held_rows.bulk_update(_models(rows), _COLUMNS)
+
     def is_undone(self, written: Stored | None) -> Callable[[], bool] | None:
         return watch_rollback(self.alias)
 
@@ -244,6 +253,10 @@ def _row(
         log_damaged()
         return None
     return Row(Hidden(record), expires, created, *owners)
+
+
+def _models(rows: Mapping[str, Row]) -> list[StoredSession]:
+    return [StoredSession(id=key, **_values(row)) for key, row in rows.items()]
 
 
 def _values(row: Row) -> dict[str, Any]:

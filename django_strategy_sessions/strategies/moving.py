@@ -216,7 +216,7 @@ class MovingStrategy(SessionStrategy):
         for batch in engine.batches(batch_size):
             counts = Counts(found for found in batch.values() if isinstance(found, Found))
             live = [OldKey(key) for key, found in batch.items() if isinstance(found, Stored)]
-            counts[Found.MOVED] = len(live) if dry_run else self._move(engine, live)
+            counts[Found.MOVED] = len(live) if dry_run or not live else self._move(engine, live)
             counts[Found.EXPIRED] += len(live) - counts[Found.MOVED]  # ended meanwhile
             yield counts
 
@@ -226,21 +226,21 @@ class MovingStrategy(SessionStrategy):
         return self.engine
 
     def _move(self, engine: EngineStrategy, keys: Sequence[OldKey]) -> int:
-        """Move a batch as `_finish` moves one session, but read and delete old records in bulk."""
+        """Move a batch as `_finish` moves one session. Return how many live on in the target."""
         places = {key: _place(key) for key in keys}
         claim = _mark(_CLAIM, _CLAIMED_FOR)
-        claimed = {key for key in keys if self.target.add(places[key].key, claim)}
-        olds = engine.load_all(claimed)
-        moved, count = [], 0
-        for key, place in places.items():
-            old = olds.get(key)
-            if old is not None and self.target.swap(place.key, claim, self._row(place, old)):
-                moved.append(key)
-            else:  # another process moved or ended it first
-                row = self.target.get(place.key)
-                count += row is not None and self._finish(key, place, row) is not None
-        engine.delete_all(moved)
-        return count + len(moved)
+        self.target.add_all({place.key: claim for place in places.values()})
+        olds = engine.load_all(keys)
+        rows = {places[key].key: self._row(places[key], olds[key]) for key in keys if key in olds}
+        count = self.target.swap_all(claim, rows) if rows else 0
+        if count < len(keys):  # some had moved or ended before, or have since
+            found = [
+                self._finish(key, place, self.target.get(place.key))
+                for key, place in places.items()
+            ]
+            count = sum(session is not None for session in found)
+        engine.delete_all(keys)
+        return count
 
     # -- the move of one ---------------------------------------------------------------------------
 

@@ -54,6 +54,22 @@ _MOVE = (
     f' INSERT INTO "{_TABLE}" ({_COLUMNS})'
     " SELECT %s::uuid, %s, %s::timestamptz, %s, %s, %s::timestamptz FROM moved RETURNING true"
 )
+# Many rows at once, as one array of each column.
+_ARRAYS = (
+    "unnest(%s::uuid[], %s::text[], %s::timestamptz[], %s::text[], %s::text[], %s::timestamptz[])"
+)
+_ADD_ALL = (
+    f'INSERT INTO "{_TABLE}" ({_COLUMNS}) SELECT * FROM {_ARRAYS} ON CONFLICT (id) DO NOTHING'
+    " RETURNING true"
+)
+_SWAP_ALL = (
+    f'WITH swapped AS (UPDATE "{_TABLE}" AS held'
+    " SET data = new.data, expires = new.expires, owner = new.owner,"
+    " impersonator = new.impersonator, created = new.created"
+    f" FROM {_ARRAYS} AS new ({_COLUMNS}) WHERE held.id = new.id"
+    f" AND left(held.data, {records.MAC_LENGTH}) = %s RETURNING true)"
+    " SELECT count(*) FROM swapped"
+)
 _DELETE = f"DELETE FROM \"{_TABLE}\" WHERE id = %s AND {_MAC} <> '{records.MOVED}' RETURNING true"
 # SKIP LOCKED passes rows that others hold. FOR UPDATE tests `expires` again on each row it locks,
 # so one that was just renewed stays. A locked row cannot move: its ctid finds it in half the time.
@@ -119,6 +135,13 @@ class PostgresStrategy(DatabaseStrategy):
 
     async def afind(self, owner: str) -> Mapping[str, Row]:
         return _rows(await self.connections.afetch(_FIND, owner, owner, retry=True))
+
+    def add_all(self, rows: Mapping[str, Row]) -> None:
+        self.connections.fetch(_ADD_ALL, *_arrays(rows))
+
+    def swap_all(self, held: Row, rows: Mapping[str, Row]) -> int:
+        found = self.connections.fetch(_SWAP_ALL, *_arrays(rows), held.mac)
+        return found[0] if found else 0
 
     def in_turn(self, key: str, steps: Steps[T]) -> T:
         token = locking.set(True)
@@ -220,6 +243,11 @@ def _select(key: str) -> tuple[Any, ...]:
 def _values(row: Row) -> tuple[Any, ...]:
     owners = row.owner, row.impersonator
     return row.record, row.expires.isoformat(), *owners, row.created.isoformat()
+
+
+def _arrays(rows: Mapping[str, Row]) -> list[list[Any]]:
+    columns = zip(*((key, *_values(row)) for key, row in rows.items()), strict=True)
+    return [list(column) for column in columns]
 
 
 def _swap(key: str, held: Row, row: Row) -> tuple[Any, ...]:

@@ -124,6 +124,15 @@ class SealedStrategy(SessionStrategy):
         """Run `steps` under a lock on this key, if the store has locks."""
         return run(self, steps)
 
+    def add_all(self, rows: Mapping[str, Row]) -> None:
+        """`add` each row; for moving many sessions at once."""
+        for key, row in rows.items():
+            self.add(key, row)
+
+    def swap_all(self, held: Row, rows: Mapping[str, Row]) -> int:
+        """`swap` `held` for each row. Return how many were swapped."""
+        return sum(self.swap(key, held, row) for key, row in rows.items())
+
     def is_conflict(self, error: StrategyUnavailable) -> bool:
         """Whether `in_turn` failed and wrote nothing because another request wrote."""
         return False
