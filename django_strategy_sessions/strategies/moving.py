@@ -26,7 +26,7 @@ While sessions move, async code goes through a thread.
 from __future__ import annotations
 
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -215,7 +215,7 @@ class MovingStrategy(SessionStrategy):
         engine = self._listing()
         for batch in engine.batches(batch_size):
             counts = Counts(found for found in batch.values() if isinstance(found, Found))
-            live = [OldKey(key) for key, found in batch.items() if isinstance(found, Stored)]
+            live = {key: found for key, found in batch.items() if isinstance(found, Stored)}
             counts[Found.MOVED] = len(live) if dry_run or not live else self._move(engine, live)
             counts[Found.EXPIRED] += len(live) - counts[Found.MOVED]  # ended meanwhile
             yield counts
@@ -225,21 +225,20 @@ class MovingStrategy(SessionStrategy):
             raise NotImplementedError
         return self.engine
 
-    def _move(self, engine: EngineStrategy, keys: Sequence[OldKey]) -> int:
+    def _move(self, engine: EngineStrategy, known: Mapping[str, Stored]) -> int:
         """Move a batch as `_finish` moves one session. Return how many live on in the target."""
-        places = {key: _place(key) for key in keys}
+        places = {key: _place(OldKey(key)) for key in known}
         claim = _mark(_CLAIM, _CLAIMED_FOR)
         self.target.add_all({place.key: claim for place in places.values()})
-        olds = engine.load_all(keys)
-        rows = {places[key].key: self._row(places[key], olds[key]) for key in keys if key in olds}
+        olds = engine.load_all(known)
+        rows = {places[key].key: self._row(places[key], old) for key, old in olds.items()}
         count = self.target.swap_all(claim, rows) if rows else 0
-        if count < len(keys):  # some had moved or ended before, or have since
-            found = [
-                self._finish(key, place, self.target.get(place.key))
-                for key, place in places.items()
-            ]
-            count = sum(session is not None for session in found)
-        engine.delete_all(keys)
+        if count < len(known):  # some had moved or ended before, or have since
+            count = 0
+            for key, place in places.items():
+                row = self.target.get(place.key)
+                count += self._finish(OldKey(key), place, row) is not None
+        engine.delete_all([*known])
         return count
 
     # -- the move of one ---------------------------------------------------------------------------

@@ -12,7 +12,7 @@ the time of entry. A read of the index removes keys that were entered a day ago 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any
@@ -54,6 +54,24 @@ return 1
 _REMOVE = f"""
 if {_MAC} == '{records.MOVED}' then return 0 end
 return redis.call('DEL', KEYS[1])
+"""
+# ARGV: for each key, the record to write and its remaining milliseconds.
+_ADD_ALL = """
+for i, key in ipairs(KEYS) do
+    redis.call('SET', key, ARGV[2 * i - 1], 'NX', 'PX', ARGV[2 * i])
+end
+return 1
+"""
+# ARGV: the expected mac; then as above.
+_SWAP_ALL = f"""
+local count = 0
+for i, key in ipairs(KEYS) do
+    if redis.pcall('GETRANGE', key, 0, {records.MAC_LENGTH - 1}) == ARGV[1] then
+        redis.call('SET', key, ARGV[2 * i], 'PX', ARGV[2 * i + 1])
+        count = count + 1
+    end
+end
+return count
 """
 # KEYS: an owner's index. ARGV: a session's key, the time, how long the index must last (ms).
 _ENTER = """
@@ -166,6 +184,30 @@ class RedisStrategy(SealedStrategy):
 
     async def afind(self, owner: str) -> dict[str, Row]:
         return await arun(self.clients, self._find(owner))
+
+    def add_all(self, rows: Mapping[str, Row]) -> None:
+        if self.clients.is_cluster():  # a script's keys have to be on one node
+            super().add_all(rows)
+        else:
+            self._enter_all(rows)
+            self.clients.script(_ADD_ALL, *self._many(rows))
+
+    def swap_all(self, held: Row, rows: Mapping[str, Row]) -> int:
+        if self.clients.is_cluster():
+            return super().swap_all(held, rows)
+        self._enter_all(rows)
+        keys, *values = self._many(rows)
+        return int(self.clients.script(_SWAP_ALL, keys, held.mac, *values))
+
+    def _enter_all(self, rows: Mapping[str, Row]) -> None:
+        for key, row in rows.items():
+            run(self.clients, self._enter(key, row))
+
+    def _many(self, rows: Mapping[str, Row]) -> Any:
+        """Return the keys in a list, and then each record and its remaining milliseconds."""
+        yield [self.prefix + key for key in rows]
+        for row in rows.values():
+            yield from (row.record, _remaining_ms(row))
 
     def header(self, expires: datetime, created: datetime) -> str:
         return _digits(expires) + _digits(created)
