@@ -116,6 +116,7 @@ def _check_strategy() -> Iterator[CheckMessage]:
         yield Error(
             f"{error}{cause}",
             hint=_hint_at_driver(error.__cause__)
+            or getattr(error, "hint", None)
             or f'SESSION_STRATEGY = "{DEFAULTS["SESSION_STRATEGY"]}"',
             id="strategy_sessions.E004",
         )

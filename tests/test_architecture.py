@@ -51,7 +51,7 @@ IMPORTS = {
     # the stores: rows, and the plumbing to each server
     "strategies.moving": {
         *("strategies.engines", "strategies.transactions", "strategies.loops"),
-        *(SEALED, "strategies", BASE, "records", "values", "steps", "hidden"),
+        *(SEALED, "strategies", BASE, "records", "values", "steps", "hidden", "conf"),
     },
     "strategies.engines": {"strategies.transactions", BASE, "values"},
     "strategies.memory": {SEALED, "records"},

@@ -19,6 +19,14 @@ _ASKED = {
 }
 
 
+class WrongOption(ImproperlyConfigured):
+    """`hint`: what to put into the settings instead."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.hint: str = hint
+
+
 @cache
 def get_strategy() -> SessionStrategy:
     """Return the one instance that serves every thread and event loop of this process.

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, TypeVar
+from uuid import UUID
 
 from django.core import checks
 from django.core.checks import CheckMessage
@@ -164,6 +165,21 @@ class DatabaseStrategy(SealedStrategy):
             held_rows: QuerySet[StoredSession] = self._all().alias(mac=_MAC).filter(mac=held.mac)
             return held_rows.bulk_update(_models(rows), _COLUMNS)
 
+    def list_keys(self, size: int) -> Iterator[list[str]]:
+        last = UUID(int=0)
+        while True:
+            with answers:
+                keys = self._sessions().filter(pk__gt=last).order_by("pk")
+                found = list(keys.values_list("pk", flat=True)[:size])
+            if not found:
+                return
+            last = found[-1]
+            yield [key.hex for key in found]
+
+    def count_keys(self) -> int:
+        with answers:
+            return self._sessions().count()
+
     def is_undone(self, written: Stored | None) -> Callable[[], bool] | None:
         return watch_rollback(self.alias)
 
@@ -235,6 +251,10 @@ class DatabaseStrategy(SealedStrategy):
 
     def _expired(self) -> QuerySet[StoredSession]:
         return self._all().filter(expires__lte=datetime.now(UTC))
+
+    def _sessions(self) -> QuerySet[StoredSession]:
+        """All rows but markers."""
+        return self._all().alias(mac=_MAC).exclude(mac=records.MOVED)
 
     def _all(self) -> QuerySet[StoredSession]:
         return _Rows(StoredSession, using=self.alias)

@@ -20,7 +20,6 @@ from django.conf import settings
 from django.contrib.sessions.backends.base import SessionBase, UpdateError
 from django.contrib.sessions.backends.signed_cookies import SessionStore as SignedCookies
 from django.core import signing
-from django.core.exceptions import ImproperlyConfigured
 from django.db import InterfaceError, OperationalError, router
 from django.utils import timezone
 
@@ -37,15 +36,12 @@ _OUTAGES = {"ConnectionInterrupted", "ConnectionError", "TimeoutError", "Memcach
 
 
 def make_engine_strategy(path: str) -> EngineStrategy | None:
-    """Make a strategy for the engine at a dotted path; ``None`` if that is no engine."""
-    try:
-        store = getattr(import_module(path), "SessionStore", None)
-    except ImportError:
-        return None
+    """Make a strategy for the engine at a dotted path; ``None`` if that is no other engine."""
+    store = getattr(import_module(path), "SessionStore", None)
     if not (isinstance(store, type) and issubclass(store, SessionBase)):
         return None
     if path.startswith("django_strategy_sessions."):
-        raise ImproperlyConfigured(f"{path!r} is the engine that sessions are moved to.")
+        return None
     return (SignedCookiesStrategy if issubclass(store, SignedCookies) else EngineStrategy)(store)
 
 
@@ -158,12 +154,12 @@ class EngineStrategy(SessionStrategy):
             read[row.pk] = was if was.token == _token(row) else self._read_row(row)
         return {key: found for key, found in read.items() if isinstance(found, Stored)}
 
-    def delete_all(self, session_ids: Sequence[str]) -> None:
+    def delete_all(self, keys: Sequence[str]) -> None:
         with _answers:
-            self._rows().filter(pk__in=session_ids).delete()
+            self._rows().filter(pk__in=keys).delete()
             if (cache := getattr(self._session(None), "_cache", None)) is not None:
                 prefix = self.store.cache_key_prefix  # type: ignore[attr-defined]
-                cache.delete_many([prefix + key for key in session_ids])
+                cache.delete_many([prefix + key for key in keys])
 
     # -- helpers -----------------------------------------------------------------------------------
 

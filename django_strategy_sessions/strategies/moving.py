@@ -26,12 +26,12 @@ While sessions move, async code goes through a thread.
 from __future__ import annotations
 
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from hashlib import sha256
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from asgiref.sync import sync_to_async
 from django.conf import settings
@@ -40,10 +40,11 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import transaction
 
 from .. import records
+from ..conf import DEFAULTS
 from ..hidden import Hidden
 from ..steps import run
 from ..values import Data, Texts, same
-from . import make_strategy
+from . import WrongOption, make_strategy
 from .base import OldKey, SessionStrategy, Stored, as_texts
 from .engines import Counts, EngineStrategy, Found, make_engine_strategy
 from .loops import within_sync_code
@@ -72,6 +73,43 @@ class _Place(NamedTuple):
     key: str
 
 
+class _List(Protocol):
+    """The sessions of a source, under its keys."""
+
+    def count(self) -> int: ...
+    def batches(self, size: int) -> Iterator[dict[str, Stored | Found]]: ...
+    def load_all(self, known: Mapping[str, Stored]) -> dict[str, Stored]: ...
+    def delete_all(self, keys: Sequence[str]) -> None: ...
+
+
+class _SealedList:
+    """A record is sealed for its key, so it can be read, and sealed anew, without its id."""
+
+    def __init__(self, strategy: SealedStrategy) -> None:
+        self.strategy = strategy
+
+    def count(self) -> int:
+        return self.strategy.count_keys()
+
+    def batches(self, size: int) -> Iterator[dict[str, Stored | Found]]:
+        for keys in self.strategy.list_keys(size):
+            yield {key: self._read(key) for key in keys}
+
+    def load_all(self, known: Mapping[str, Stored]) -> dict[str, Stored]:
+        read = {key: self._read(key) for key in known}
+        return {key: found for key, found in read.items() if isinstance(found, Stored)}
+
+    def delete_all(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            self.strategy.remove(key)
+
+    def _read(self, key: str) -> Stored | Found:
+        row = self.strategy.get(key)
+        if row is not None and row.expires <= datetime.now(UTC):
+            return Found.EXPIRED
+        return _open(self.strategy, _Place("", key), row) or Found.UNREADABLE
+
+
 class MovingStrategy(SessionStrategy):
     """`source`: the dotted path of a session engine, or what ``SESSION_STRATEGY`` may be.
 
@@ -83,17 +121,21 @@ class MovingStrategy(SessionStrategy):
 
     def __init__(self, source: Any, target: Any, step: str) -> None:
         if step not in (ACCEPT, MOVE):
-            raise ImproperlyConfigured(f'"step" has to be "accept", and then "move": not {step!r}.')
+            raise WrongOption(
+                f'"step" has to be "accept", and then "move": not {step!r}.',
+                hint='SESSION_STRATEGY["OPTIONS"]["step"] = "accept"',
+            )
         self.step: str = step
+        self.source: EngineStrategy | SealedStrategy = _make_source(source)
         self.engine: EngineStrategy | None = (
-            make_engine_strategy(source) if isinstance(source, str) else None
+            self.source if isinstance(self.source, EngineStrategy) else None
         )
-        self.source: SessionStrategy = self.engine or _make_sealed("source", source)
-        self.target: SealedStrategy = _make_sealed("target", target)
+        self.target: SealedStrategy = _make_target(target)
         self._target = target
         if _store(self.source) == _store(self.target):
-            raise ImproperlyConfigured(
-                f'"source" and "target" are one store. SESSION_STRATEGY = {target!r}'
+            raise WrongOption(
+                '"source" and "target" are one store, so there is nothing to move.',
+                hint=f"SESSION_STRATEGY = {target!r}",
             )
 
     # -- what the engine calls ---------------------------------------------------------------------
@@ -193,14 +235,14 @@ class MovingStrategy(SessionStrategy):
         if self.step == ACCEPT:
             yield Info(
                 "Old and new session keys are understood, and no session moves yet.",
-                hint='When every process does so: "step": "move"',
+                hint='SESSION_STRATEGY["OPTIONS"]["step"] = "move"  # when every process does so',
                 id="strategy_sessions.I002",
             )
         else:
             yield Info(
                 "Sessions are moving.",
-                hint="When `manage.py movesessions` has moved the rest:"
-                f" SESSION_STRATEGY = {self._target!r}",
+                hint=f"SESSION_STRATEGY = {self._target!r}"
+                "  # when `manage.py movesessions` has moved the rest",
                 id="strategy_sessions.I003",
             )
 
@@ -208,29 +250,32 @@ class MovingStrategy(SessionStrategy):
 
     def count(self) -> int:
         """Return how many sessions the source lists."""
-        return self._listing().count()
+        return self._source_list().count()
 
     def move_all(self, batch_size: int, dry_run: bool = False) -> Iterator[Counts]:
         """Move every session that the source lists. Yield the counts of each batch."""
-        engine = self._listing()
-        for batch in engine.batches(batch_size):
+        source = self._source_list()
+        for batch in source.batches(batch_size):
             counts = Counts(found for found in batch.values() if isinstance(found, Found))
             live = {key: found for key, found in batch.items() if isinstance(found, Stored)}
-            counts[Found.MOVED] = len(live) if dry_run or not live else self._move(engine, live)
+            counts[Found.MOVED] = len(live) if dry_run or not live else self._move(source, live)
             counts[Found.EXPIRED] += len(live) - counts[Found.MOVED]  # ended meanwhile
             yield counts
 
-    def _listing(self) -> EngineStrategy:
+    def _source_list(self) -> _List:
+        if isinstance(self.source, SealedStrategy):
+            return _SealedList(self.source)
         if self.engine is None or self.engine.model is None:
             raise NotImplementedError
         return self.engine
 
-    def _move(self, engine: EngineStrategy, known: Mapping[str, Stored]) -> int:
+    def _move(self, source: _List, known: Mapping[str, Stored]) -> int:
         """Move a batch as `_finish` moves one session. Return how many live on in the target."""
-        places = {key: _place(OldKey(key)) for key in known}
+        # What one of our strategies lists is keys: their ids are not known.
+        places = {key: _place(OldKey(key)) if self.engine else _Place("", key) for key in known}
         claim = _mark(_CLAIM, _CLAIMED_FOR)
         self.target.add_all({place.key: claim for place in places.values()})
-        olds = engine.load_all(known)
+        olds = source.load_all(known)
         rows = {places[key].key: self._row(places[key], old) for key, old in olds.items()}
         count = self.target.swap_all(claim, rows) if rows else 0
         if count < len(known):  # some had moved or ended before, or have since
@@ -238,7 +283,7 @@ class MovingStrategy(SessionStrategy):
             for key, place in places.items():
                 row = self.target.get(place.key)
                 count += self._finish(OldKey(key), place, row) is not None
-        engine.delete_all([*known])
+        source.delete_all([*known])
         return count
 
     # -- the move of one ---------------------------------------------------------------------------
@@ -248,13 +293,13 @@ class MovingStrategy(SessionStrategy):
         moves = False
         while row is not None and row.record == _CLAIM:
             moves = True
-            old = self.source.load(session_id)
+            old = self._load_old(session_id, place)
             new = _ended() if old is None else self._row(place, old)
             swapped = self.target.swap(place.key, row, new)
             row = new if swapped else self.target.get(place.key)
         if moves or session_id != place.session_id:
-            self._drop_old(session_id)
-        return run(self.target, self.target._open(place.session_id, place.key, row))
+            self._drop_old(session_id, place)
+        return _open(self.target, place, row)
 
     def _row(self, place: _Place, old: Stored) -> Row:
         now = datetime.now(UTC)
@@ -262,8 +307,17 @@ class MovingStrategy(SessionStrategy):
             place.key, Texts(old.texts), old.expires or now, old.created or now
         )
 
-    def _drop_old(self, session_id: str) -> None:
-        _when_final(self.target, partial(self.source.delete_data, session_id))
+    def _load_old(self, session_id: str, place: _Place) -> Stored | None:
+        if isinstance(self.source, SealedStrategy):
+            return _open(self.source, place, self.source.get(place.key))
+        return self.source.load(session_id)
+
+    def _drop_old(self, session_id: str, place: _Place) -> None:
+        """Delete the old record once no transaction can undo the move any more."""
+        drop: Callable[[], object] = partial(self.source.delete_data, session_id)
+        if isinstance(self.source, SealedStrategy):
+            drop = partial(self.source.remove, place.key)
+        _when_final(self.target, drop)
 
     # -- writes in step "accept" -------------------------------------------------------------------
 
@@ -343,11 +397,41 @@ class MovingStrategy(SessionStrategy):
         return self.engine is not None and not isinstance(session_id, OldKey)
 
 
+def _make_source(source: Any) -> EngineStrategy | SealedStrategy:
+    missing = None
+    if isinstance(source, str):
+        try:
+            if engine := make_engine_strategy(source):
+                return engine
+        except ImportError as error:
+            missing = error
+    try:
+        return _make_sealed("source", source)
+    except ImproperlyConfigured as error:
+        raise WrongOption(
+            f'"source" is neither a session engine nor one of our strategies: {source!r}.',
+            hint='SESSION_STRATEGY["OPTIONS"]["source"] = "django.contrib.sessions.backends.db"'
+            "  # what SESSION_ENGINE was",
+        ) from (missing or error)
+
+
+def _make_target(target: Any) -> SealedStrategy:
+    try:
+        return _make_sealed("target", target)
+    except ImproperlyConfigured as error:
+        raise WrongOption(
+            f"{error}",
+            hint='SESSION_STRATEGY["OPTIONS"]["target"] ='
+            f' "{DEFAULTS["SESSION_STRATEGY"]}"  # what SESSION_STRATEGY will be',
+        ) from error.__cause__
+
+
 def _make_sealed(where: str, setting: Any) -> SealedStrategy:
     strategy = make_strategy(setting, f'"{where}"')
     if not isinstance(strategy, SealedStrategy):
         raise ImproperlyConfigured(
-            f'"{where}": {type(strategy).__name__} keeps no sealed rows, and they cannot be moved.'
+            f'"{where}": {type(strategy).__name__} is no SealedStrategy, so its sessions cannot'
+            " be moved."
         )
     return strategy
 
@@ -381,6 +465,10 @@ def _place(session_id: str) -> _Place:
         digest = sha256(f"django_strategy_sessions.moved:{session_id}".encode()).digest()
         session_id = Hidden(urlsafe_b64encode(digest)[:22].decode())
     return _Place(session_id, records.hashed(session_id))
+
+
+def _open(strategy: SealedStrategy, place: _Place, row: Row | None) -> Stored | None:
+    return run(strategy, strategy._open(place.session_id, place.key, row))
 
 
 def _mark(record: str, lasts: timedelta) -> Row:

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, NamedTuple, TypeVar, cast
@@ -132,6 +132,14 @@ class SealedStrategy(SessionStrategy):
     def swap_all(self, held: Row, rows: Mapping[str, Row]) -> int:
         """`swap` `held` for each row. Return how many were swapped."""
         return sum(self.swap(key, held, row) for key, row in rows.items())
+
+    def list_keys(self, size: int) -> Iterator[list[str]]:
+        """Yield the keys of all sessions, `size` at a time."""
+        raise NotImplementedError(f"{type(self).__name__} cannot list its sessions")
+
+    def count_keys(self) -> int:
+        """Return how many keys `list_keys` yields."""
+        raise NotImplementedError(f"{type(self).__name__} cannot list its sessions")
 
     def is_conflict(self, error: StrategyUnavailable) -> bool:
         """Whether `in_turn` failed and wrote nothing because another request wrote."""

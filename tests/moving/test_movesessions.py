@@ -18,15 +18,16 @@ from django.core.management import CommandError, call_command
 from django.db import connection, transaction
 from django.utils import timezone
 
+from django_strategy_sessions import records
 from django_strategy_sessions.engine import SessionStore
 from django_strategy_sessions.models import StoredSession
 from django_strategy_sessions.strategies import get_strategy
 
-from ..conftest import DATABASE, REDIS
+from ..conftest import DATABASE, POSTGRES, REDIS
 from .conftest import BACKENDS, MOVING, Site, Visitor
 from .test_moving import CART, SET
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "postgres"])
 MANY = int(os.environ.get("TEST_MOVED_ROWS", "600"))
 
 
@@ -133,6 +134,83 @@ def test_a_session_that_ends_meanwhile_is_not_moved(settings, monkeypatch):
     assert [SessionStore(key).get("number") for key in keys] == [None, None, 2]
 
 
+# -- between our own strategies --------------------------------------------------------------------
+
+PAIRS = {
+    "database to postgres": (DATABASE, POSTGRES),
+    "postgres to redis": (POSTGRES, REDIS),
+    "database to redis": (DATABASE, REDIS),
+}
+
+
+def between(source, target, step="move"):
+    return {"BACKEND": MOVING, "OPTIONS": {"source": source, "target": target, "step": step}}
+
+
+@pytest.mark.parametrize(("source", "target"), PAIRS.values(), ids=PAIRS)
+def test_the_rest_of_our_own_sessions_moves_under_the_same_keys(settings, source, target):
+    settings.SESSION_STRATEGY = source
+    sessions = []
+    for number in range(9):
+        session = SessionStore()
+        session["number"] = number
+        session.create()
+        sessions.append(session)
+    keys = [session.session_key for session in sessions]
+    stored = {key: load(key) for key in keys}
+    using = "postgres" if source == POSTGRES else "default"
+    rows = StoredSession.objects.using(using)
+    by_age = [rows.get(pk=records.hashed(session._state.session_id)) for session in sessions]
+    rows.filter(pk=by_age[0].pk).update(expires=timezone.now() - timedelta(days=1))
+    rows.filter(pk=by_age[1].pk).update(data="what is this")
+    sessions[2].cycle_key()  # leaves a marker, which is no session
+    keys[2], stored[sessions[2].session_key] = (
+        sessions[2].session_key,
+        load(sessions[2].session_key),
+    )
+    settings.SESSION_STRATEGY = between(source, target)
+    said = "7 sessions; 1 have expired, 1 are unreadable.\n"
+    assert move("--dry-run") == f"Would move {said}"
+    SessionStore(keys[3]).get("number")  # a visitor comes first
+    said = said.replace("7", "6")
+    assert move("--batch-size=4") == f"Moved {said}"
+    assert move() == "Moved 0 sessions; 1 have expired, 1 are unreadable.\n"
+    settings.SESSION_STRATEGY = target
+    for number, key in enumerate(keys):
+        now, was = load(key), stored[key]
+        if number < 2:
+            assert now is None
+        else:
+            assert (now.data, now.expires, now.created) == (was.data, was.expires, was.created)
+
+
+def load(key):
+    session = SessionStore(key)
+    session.get("number")
+    return session._state.stored
+
+
+def test_of_our_own_sessions_one_that_ends_meanwhile_is_not_moved(settings, monkeypatch):
+    settings.SESSION_STRATEGY = DATABASE
+    keys = []
+    for number in range(2):
+        session = SessionStore()
+        session["number"] = number
+        session.create()
+        keys.append(session.session_key)
+    settings.SESSION_STRATEGY = between(DATABASE, REDIS)
+    target = get_strategy().target
+    add_all = target.add_all
+
+    def log_out_first(rows):
+        SessionStore(keys[0]).flush()
+        add_all(rows)
+
+    monkeypatch.setattr(target, "add_all", log_out_first)
+    assert move() == "Moved 1 sessions; 1 have expired, 0 are unreadable.\n"
+    assert [SessionStore(key).get("number") for key in keys] == [None, 1]
+
+
 # -- stopped -------------------------------------------------------------------------------------
 
 
@@ -198,25 +276,33 @@ def test_visitors_do_not_notice(process, settings):
 # -- what cannot work ------------------------------------------------------------------------------
 
 
+def pasted(error):
+    return str(error.value).partition("\n")[2]
+
+
 def test_it_needs_the_strategy(settings):
     settings.SESSION_STRATEGY = DATABASE
     with pytest.raises(CommandError, match="movesessions needs") as error:
         move()
-    hint = str(error.value).partition("\n")[2]
-    exec(hint.replace("...", "None"), settings := {})
+    exec(pasted(error).replace("...", "None"), settings := {})
     assert settings["SESSION_STRATEGY"]["BACKEND"] == MOVING
 
 
 def test_it_needs_the_second_step(settings):
     settings.SESSION_STRATEGY = moving(step="accept")
     old_keys(1)
-    with pytest.raises(CommandError, match='"step": "move"'):
+    with pytest.raises(CommandError, match="in the second step") as error:
         move()
+    exec(pasted(error), given := {"SESSION_STRATEGY": moving(step="accept")})
+    assert given["SESSION_STRATEGY"] == moving()
     assert move("--dry-run").startswith("Would move 1 ")
 
 
-@pytest.mark.parametrize("name", ["cache", "file", "signed_cookies"])
+@pytest.mark.parametrize("name", ["cache", "file", "signed_cookies", "ours in redis"])
 def test_it_needs_a_source_that_lists(settings, stores, name):
     settings.SESSION_STRATEGY = moving(name=name)
-    with pytest.raises(CommandError, match="cannot list its sessions"):
+    if name == "ours in redis":
+        settings.SESSION_STRATEGY = between(REDIS, DATABASE)
+    with pytest.raises(CommandError, match="cannot list its sessions") as error:
         move()
+    exec(pasted(error), {"SESSION_STRATEGY": moving(step="accept")})

@@ -53,15 +53,18 @@ class Command(BaseCommand):
                 '        "step": "move",\n    },\n}'
             )
         if strategy.step != MOVE and not options["dry_run"]:
-            raise CommandError('Sessions move in the second step: "step": "move"')
+            raise CommandError(
+                'Sessions move in the second step:\nSESSION_STRATEGY["OPTIONS"]["step"] = "move"'
+            )
         self.counts: Counts = Counts()
         self.verb: str = "Would move" if options["dry_run"] else "Moved"
         try:
             self._move(strategy, **options)
         except NotImplementedError as error:
             raise CommandError(
-                "The source cannot list its sessions. They move when their visitors come;"
-                " those who do not come before SESSION_COOKIE_AGE is over have expired by then."
+                "The source cannot list its sessions, so each moves when its visitor comes. Keep"
+                " this setting for SESSION_COOKIE_AGE; by then the others have expired:\n"
+                'SESSION_STRATEGY["OPTIONS"]["step"] = "move"'
             ) from error
         except StrategyUnavailable as error:
             raise CommandError(f"{error} What was moved before stays moved.") from error
