@@ -14,9 +14,12 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
     "allauth",
     "allauth.account",
+    "allauth.socialaccount",
+    "allauth.socialaccount.providers.dummy",
     "allauth.usersessions",
     "axes",
     "debug_toolbar",
+    "formtools",
     "hijack",
     "rest_framework",
 ]
