@@ -131,6 +131,21 @@ def test_an_old_record_that_a_crash_left_is_deleted(site, visitor, monkeypatch):
     assert cart(site.old, other) is None
 
 
+@pytest.mark.parametrize("step", ["accept", "move"])
+def test_a_session_that_moves_between_two_lookups_is_found(source, stores, step, monkeypatch):
+    first, other = (MovingStrategy(source, DATABASE, each) for each in (step, "move"))
+    old_key = first.source.insert({"cart": ["tea"]}, later()).session_id
+    load = first.source.load
+
+    def move_first(session_id):
+        monkeypatch.undo()
+        other.load(session_id)
+        return load(session_id)
+
+    monkeypatch.setattr(first.source, "load", move_first)
+    assert first.load(old_key).data == {"cart": ["tea"]}
+
+
 def test_what_the_move_writes_is_sealed_and_has_an_id_of_ours(visitor, stores):
     site = Site(f"{BACKENDS}.db", DATABASE)
     site.old.ask(visitor, SET)
@@ -443,6 +458,19 @@ def test_between_our_strategies_a_save_that_began_before_the_move_is_kept(visito
 
     site.accept.ask(visitor, CART, move, ("update", {"mine": 2}))
     assert site.done.ask(visitor, ("get", "theirs"), ("get", "mine"), CART).seen == [1, 2, ["tea"]]
+
+
+@pytest.mark.parametrize(("source", "target"), PAIRS.values(), ids=PAIRS)
+def test_an_old_record_of_ours_that_a_crash_left_ends_with_a_login(source, target, monkeypatch):
+    """The marker of the rotation hides it for a minute only."""
+    move = MovingStrategy(source, target, "move")
+    session_id = move.source.insert({"cart": ["tea"]}, later()).session_id
+    with monkeypatch.context() as patched:
+        patched.setattr(move, "_drop_old", lambda *given: None)
+        stored = move.load(session_id)
+    assert move.source.load(session_id) is not None
+    assert move.rotate(stored, {"cart": ["tea"], "_auth_user_id": "1"}, later()) is not None
+    assert move.source.load(session_id) is None
 
 
 # -- transactions ----------------------------------------------------------------------------------
