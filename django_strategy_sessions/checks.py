@@ -242,8 +242,12 @@ def _check_shared() -> Iterator[CheckMessage]:
 
 def _check_contrib_sessions() -> Iterator[CheckMessage]:
     # Under --deploy only, because every new project has the app and other apps may import its
-    # model.
-    if settings.SESSION_ENGINE == ENGINE and apps.is_installed("django.contrib.sessions"):
+    # model. While its sessions move, it has to stay.
+    if (
+        settings.SESSION_ENGINE == ENGINE
+        and apps.is_installed("django.contrib.sessions")
+        and not _moves_from_engine()
+    ):
         yield checks.Warning(
             "django.contrib.sessions is installed, but its Session model holds none of the"
             " sessions: code that deletes its rows to end sessions ends none.",
@@ -252,3 +256,10 @@ def _check_contrib_sessions() -> Iterator[CheckMessage]:
             'SILENCED_SYSTEM_CHECKS = ["strategy_sessions.W009"]',
             id="strategy_sessions.W009",
         )
+
+
+def _moves_from_engine() -> bool:
+    try:
+        return getattr(get_strategy(), "engine", None) is not None
+    except ImproperlyConfigured:
+        return False

@@ -73,3 +73,10 @@ def test_a_check_says_what_comes_next(settings, step):
     exec(info.hint, pasted)
     settings.SESSION_STRATEGY = pasted["SESSION_STRATEGY"]
     assert info not in run_checks()
+
+
+@pytest.mark.parametrize("source", [f"{BACKENDS}.db", REDIS], ids=["an engine", "ours"])
+def test_the_app_of_an_engine_has_to_stay_until_its_sessions_have_moved(settings, source):
+    settings.SESSION_STRATEGY = moving(source=source)
+    found = [each.id for each in run_checks(include_deployment_checks=True)]
+    assert ("strategy_sessions.W009" in found) == (source == REDIS)
