@@ -21,6 +21,7 @@ from django.contrib.sessions.backends.base import SessionBase, UpdateError
 from django.contrib.sessions.backends.signed_cookies import SessionStore as SignedCookies
 from django.core import signing
 from django.db import InterfaceError, OperationalError, router
+from django.db.models.base import ModelBase
 from django.utils import timezone
 
 from ..values import Data, Texts, decode_all, encode_all
@@ -61,9 +62,7 @@ class EngineStrategy(SessionStrategy):
 
     def __init__(self, store: type[SessionBase]) -> None:
         self.store = store
-        # Django's "db" and "cached_db" engines have a model, and so do their subclasses.
-        find_model = getattr(store, "get_model_class", None)
-        self.model: Any = find_model() if find_model else None
+        self.model: Any = _find_model(store)
 
     @property
     def alias(self) -> str | None:
@@ -174,7 +173,9 @@ class EngineStrategy(SessionStrategy):
                 moment = datetime.fromisoformat(given)
                 if moment.tzinfo:
                     data[EXPIRY] = timezone.make_naive(moment).isoformat()
-            session._session_cache = data
+            session._session_cache = {}
+            for name, value in data.items():
+                session[name] = value  # engines of third parties notice the user here
         return session
 
     def _rows(self) -> Any:
@@ -278,6 +279,15 @@ class SignedCookiesStrategy(EngineStrategy):
 
     def clear_expired(self, batch_size: int) -> Iterator[int]:
         return iter(())
+
+
+def _find_model(store: type[SessionBase]) -> Any:
+    # Django's "db" and "cached_db" engines have this method, and so do their subclasses.
+    if find := getattr(store, "get_model_class", None):
+        return find()
+    # django-user-sessions has its model beside the engine.
+    model = getattr(import_module(store.__module__), "Session", None)
+    return model if isinstance(model, ModelBase) else None
 
 
 def _token(row: Any) -> tuple[str, datetime]:

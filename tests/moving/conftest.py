@@ -12,6 +12,7 @@ from ..in_flight import ask
 
 MOVING = "django_strategy_sessions.strategies.moving.MovingStrategy"
 ENGINE = "django_strategy_sessions.engine"
+OTHERS = "tests.moving.other_engine"
 BACKENDS = "django.contrib.sessions.backends"
 SOURCES = ["db", "cached_db", "cache", "file", "signed_cookies"]
 TARGETS = {"postgres": POSTGRES, "redis": REDIS}
@@ -54,7 +55,7 @@ class Site:
             return {"BACKEND": MOVING, "OPTIONS": options}
 
         ours = {"SESSION_ENGINE": ENGINE, "MIDDLEWARE": [middleware, *MIDDLEWARE], **settings}
-        if isinstance(source, str) and source.startswith(BACKENDS):
+        if isinstance(source, str) and source.startswith((BACKENDS, OTHERS)):
             old = {"SESSION_ENGINE": source, "MIDDLEWARE": [DJANGOS, *MIDDLEWARE], **settings}
         else:
             old = {"SESSION_STRATEGY": source, **ours}

@@ -24,7 +24,7 @@ from django_strategy_sessions.models import StoredSession
 from django_strategy_sessions.strategies import get_strategy
 
 from ..conftest import DATABASE, POSTGRES, REDIS
-from .conftest import BACKENDS, MOVING, Site, Visitor
+from .conftest import BACKENDS, MOVING, OTHERS, Site, Visitor
 from .test_moving import CART, SET
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "postgres"])
@@ -99,6 +99,22 @@ def test_the_rest_moves_and_the_summary_counts(settings, target, name, stores):
     for number, key in enumerate(keys):
         expected = None if number < 2 else number
         assert SessionStore(key).get("number") == expected
+
+
+def test_the_rest_moves_from_an_engine_of_somebody_elses(settings):
+    site = Site(OTHERS, DATABASE)
+    settings.SESSION_STRATEGY = site.move.settings["SESSION_STRATEGY"]
+    first, second = Visitor(), Visitor()
+    for each in (first, second):
+        site.old.ask(each, SET)
+        assert site.accept.ask(each, CART, ("update", {"more": 1})).seen[0] == ["tea"]
+        assert site.old.ask(each, ("get", "more")).seen == [1]
+    ends = {row.expire_date for row in Session.objects.all()}
+    site.move.ask(first, CART)
+    assert move() == "Moved 1 sessions; 0 have expired, 0 are unreadable.\n"
+    assert {row.expires for row in StoredSession.objects.all()} == ends
+    for each in (first, second):
+        assert site.move.ask(each, ("get", "more"), CART).seen == [1, ["tea"]]
 
 
 def test_data_that_was_moved_keeps_its_age(settings):
