@@ -160,7 +160,7 @@ def test_every_file_and_every_test_that_is_named_exists(page):
             assert stem or re.search(rf"\bdef {name}\(", TESTS), span
 
 
-COMMANDS = {**get_commands(), "demo": "example_project.shop"}
+COMMANDS = {**get_commands(), **dict.fromkeys(["demo", "demomove"], "example_project.shop")}
 
 
 @each_page
