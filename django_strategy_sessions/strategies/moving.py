@@ -1,26 +1,28 @@
 """Moves sessions from one store to another during live traffic.
 
-`source` is another session engine (see `engines`) or one of our strategies. In step "accept" it
-keeps the sessions. In step "move" each goes to `target` at the first request that looks at it.
-Processes of both steps may run side by side, and in "accept" those of the release before.
+`source` is another session engine (see `engines`) or one of our strategies. In step "accept" the
+source keeps the sessions. In step "move" the first request that uses a session moves it to
+`target`. Processes of both steps may run side by side. Processes of the previous release may run
+beside those in step "accept".
 
-**One session, one place.** An old key leads to one id in the target: a hash of the key, or between
-our own strategies the id as it is. Where the target has no row under it, the source has the
-session. Where it has one, that row decides, and the source's record is deleted unread.
+**Each session is in one place.** An old key leads to one id in the target: a hash of the key, or
+between our own strategies the id itself. If the target has no row under that id, the source has the
+session. If the target has a row, that row decides, and the source's record is deleted unread.
 
-**How a session moves.** A claim is inserted under the new id, the old record is read, its data
-replaces the claim, and the old record is deleted. Every request that meets a claim carries on from
-there, and one of them replaces it. So a crash in between loses nothing and doubles nothing.
+**How a session moves.** A process inserts a claim under the new id, reads the old record, swaps the
+claim for its data, and deletes the old record. Every request that finds a claim does the same from
+there, and one of them succeeds. So a crash at any point loses nothing and duplicates nothing.
 
-**No write is lost.** A save in step "accept" writes to the source, and then looks into the target.
-If no row is there, it has written before the claim was made, and so before the old record was read.
-If one is there, the session is moving, and the save brings there what it wrote.
+**No write is lost.** A save in step "accept" writes to the source, and then asks the target. If the
+target has no row, the write came before the claim, and so before the old record was read. If the
+target has a row, the session is moving, and the save repeats its changes there. In a transaction,
+which other processes see when it commits, the save asks the target once more after the commit.
 
-**A logout is final.** It deletes the old record and leaves a mark under the new id, for as long as
-sessions last. An old record that a late save brings back meets the mark. Rotations of old keys
-leave one too.
+**A logout is final.** It deletes the old record and leaves a mark under the new id for as long as
+sessions last. If a late save brings the old record back, the mark decides. A login with an old key
+leaves a mark too.
 
-While sessions move, async code goes through a thread.
+While sessions move, async code runs in a thread.
 """
 
 from __future__ import annotations
@@ -132,7 +134,7 @@ class MovingStrategy(SessionStrategy):
         )
         self.target: SealedStrategy = _make_target(target)
         self._target = target
-        if _store(self.source) == _store(self.target):
+        if _identify_store(self.source) == _identify_store(self.target):
             raise WrongOption(
                 '"source" and "target" are one store, so there is nothing to move.',
                 hint=f"SESSION_STRATEGY = {target!r}",
@@ -146,17 +148,17 @@ class MovingStrategy(SessionStrategy):
     def load(self, session_id: str) -> Stored | None:
         if self._was_always_ours(session_id):
             return self.target.load(session_id)
-        place = _place(session_id)
+        place = _find_place(session_id)
         row = self.target.get(place.key)
         if row is None:
             old = self.source.load(session_id)
             if old is not None:
                 if self.step == ACCEPT:
                     return replace(old, token=_Old(old))
-                self.target.add(place.key, _mark(_CLAIM, _CLAIMED_FOR))
+                self.target.add(place.key, _make_mark(_CLAIM, _CLAIMED_FOR))
             # Look again: the session may have moved meanwhile.
             row = self.target.get(place.key)
-        return None if row is None else self._finish(session_id, place, row)
+        return None if row is None else self._finish_move(session_id, place, row)
 
     def insert(self, data: Data | Texts, expires: datetime) -> Stored:
         if self.step == MOVE:
@@ -195,7 +197,7 @@ class MovingStrategy(SessionStrategy):
         return rotated
 
     def delete_data(self, session_id: str) -> None:
-        place = _place(session_id)
+        place = _find_place(session_id)
         # A key that a client made up must leave no mark.
         if self.target.get(place.key) is not None:
             self._end(session_id, place)
@@ -203,7 +205,7 @@ class MovingStrategy(SessionStrategy):
             self._end(session_id, place)
 
     def end(self, stored: Stored) -> None:
-        session_id, place = stored.session_id, _place(stored.session_id)
+        session_id, place = stored.session_id, _find_place(stored.session_id)
         if isinstance(stored.token, _Old):
             self.source.end(stored.token.stored)
             stored = replace(stored, token=None)
@@ -250,11 +252,11 @@ class MovingStrategy(SessionStrategy):
 
     def count(self) -> int:
         """Return how many sessions the source lists."""
-        return self._source_list().count()
+        return self._list_source().count()
 
     def move_all(self, batch_size: int, dry_run: bool = False) -> Iterator[Counts]:
         """Move every session that the source lists. Yield the counts of each batch."""
-        source = self._source_list()
+        source = self._list_source()
         for batch in source.batches(batch_size):
             counts = Counts(found for found in batch.values() if isinstance(found, Found))
             live = {key: found for key, found in batch.items() if isinstance(found, Stored)}
@@ -262,7 +264,7 @@ class MovingStrategy(SessionStrategy):
             counts[Found.EXPIRED] += len(live) - counts[Found.MOVED]  # ended meanwhile
             yield counts
 
-    def _source_list(self) -> _List:
+    def _list_source(self) -> _List:
         if isinstance(self.source, SealedStrategy):
             return _SealedList(self.source)
         if self.engine is None or self.engine.model is None:
@@ -270,38 +272,40 @@ class MovingStrategy(SessionStrategy):
         return self.engine
 
     def _move(self, source: _List, known: Mapping[str, Stored]) -> int:
-        """Move a batch as `_finish` moves one session. Return how many live on in the target."""
-        # What one of our strategies lists is keys: their ids are not known.
-        places = {key: _place(OldKey(key)) if self.engine else _Place("", key) for key in known}
-        claim = _mark(_CLAIM, _CLAIMED_FOR)
+        """Move a batch as `_finish_move` moves one session. Return how many the target has now."""
+        # Our own strategies list keys, because they do not know the ids.
+        places = {
+            key: _find_place(OldKey(key)) if self.engine else _Place("", key) for key in known
+        }
+        claim = _make_mark(_CLAIM, _CLAIMED_FOR)
         self.target.add_all({place.key: claim for place in places.values()})
         olds = source.load_all(known)
-        rows = {places[key].key: self._row(places[key], old) for key, old in olds.items()}
+        rows = {places[key].key: self._make_row(places[key], old) for key, old in olds.items()}
         count = self.target.swap_all(claim, rows) if rows else 0
         if count < len(known):  # some had moved or ended before, or have since
             count = 0
             for key, place in places.items():
                 row = self.target.get(place.key)
-                count += self._finish(OldKey(key), place, row) is not None
+                count += self._finish_move(OldKey(key), place, row) is not None
         source.delete_all([*known])
         return count
 
     # -- the move of one ---------------------------------------------------------------------------
 
-    def _finish(self, session_id: str, place: _Place, row: Row | None) -> Stored | None:
+    def _finish_move(self, session_id: str, place: _Place, row: Row | None) -> Stored | None:
         """Return what the target has, after turning a claim into a session."""
         moves = False
         while row is not None and row.record == _CLAIM:
             moves = True
             old = self._load_old(session_id, place)
-            new = _ended() if old is None else self._row(place, old)
+            new = _make_end_mark() if old is None else self._make_row(place, old)
             swapped = self.target.swap(place.key, row, new)
             row = new if swapped else self.target.get(place.key)
         if moves or session_id != place.session_id:
             self._drop_old(session_id, place)
         return _open(self.target, place, row)
 
-    def _row(self, place: _Place, old: Stored) -> Row:
+    def _make_row(self, place: _Place, old: Stored) -> Row:
         now = datetime.now(UTC)
         return self.target._seal(
             place.key, Texts(old.texts), old.expires or now, old.created or now
@@ -317,61 +321,63 @@ class MovingStrategy(SessionStrategy):
         drop: Callable[[], object] = partial(self.source.delete_data, session_id)
         if isinstance(self.source, SealedStrategy):
             drop = partial(self.source.remove, place.key)
-        _when_final(self.target, drop)
+        _run_when_final(self.target, drop)
 
     # -- writes in step "accept" -------------------------------------------------------------------
 
     def _merge_old(self, old: Stored, texts: Texts, expires: datetime) -> Stored | None:
         written = self.source.merge(old, texts, expires)
-        place = _place(old.session_id)
+        place = _find_place(old.session_id)
         row = self.target.get(place.key)
         if row is not None:
-            return self._merge_moved(old, written, texts, expires, row)
+            return self._merge_into_target(old, written, texts, expires, row)
         if written is None:
             return None
 
         def look_again() -> None:
             if (row := self.target.get(place.key)) is not None:
-                self._merge_moved(old, written, texts, expires, row)
+                self._merge_into_target(old, written, texts, expires, row)
 
         # A process that moves the session sees no write that has not been committed.
-        if is_in_transaction(_alias(self.source)):
-            _when_final(self.source, look_again)
+        if is_in_transaction(_find_alias(self.source)):
+            _run_when_final(self.source, look_again)
         return replace(written, token=_Old(written))
 
-    def _merge_moved(
+    def _merge_into_target(
         self, old: Stored, written: Stored | None, texts: Texts, expires: datetime, row: Row
     ) -> Stored | None:
-        """Bring a write where the session has gone. `written`: what the source has taken of it."""
-        moved = self._finish(old.session_id, _place(old.session_id), row)
+        """Repeat a save in the target. `written`: what the source holds after it, if it took it."""
+        moved = self._finish_move(old.session_id, _find_place(old.session_id), row)
         if moved is None:
             return None
         if written is None:
-            return self.target.merge(_rebased(moved, old), texts, expires)
-        return self.target.merge(moved, _caught_up(old.texts, written.texts, moved.texts), expires)
+            return self.target.merge(_rebase(moved, old), texts, expires)
+        return self.target.merge(
+            moved, _apply_changes(old.texts, written.texts, moved.texts), expires
+        )
 
     def _rotate_old(self, old: Stored, texts: Texts, expires: datetime) -> Stored | None:
         rotated = self.source.rotate(old, texts, expires)
-        place = _place(old.session_id)
+        place = _find_place(old.session_id)
         row = self.target.get(place.key)
         if rotated is None:
-            moved = self._finish(old.session_id, place, row)
-            return moved and self.target.rotate(_rebased(moved, old), texts, expires)
+            moved = self._finish_move(old.session_id, place, row)
+            return moved and self.target.rotate(_rebase(moved, old), texts, expires)
         # Between our own strategies the source has left a marker, and late saves may follow it.
         if self.engine or row is not None:
-            _when_final(self.source, partial(self._end, old.session_id, place))
+            _run_when_final(self.source, partial(self._end, old.session_id, place))
         return replace(rotated, token=_Old(rotated))
 
     def _find_again(self, stored: Stored) -> Stored | None:
-        """The session where it is now, as this request had loaded it: it may have moved since, or
-        a transaction has taken back that it moved."""
+        """Return the session from where it is now, with the texts that this request had loaded. It
+        may have moved since, or a rollback may have undone its move."""
         now = self.load(stored.session_id)
         if now is None:
             return None
         if isinstance(now.token, _Old):
             old = replace(now.token.stored, texts=stored.texts)
             return replace(now, texts=stored.texts, token=_Old(old))
-        return _rebased(now, stored)
+        return _rebase(now, stored)
 
     # -- the end of one ----------------------------------------------------------------------------
 
@@ -387,10 +393,10 @@ class MovingStrategy(SessionStrategy):
     def _leave_mark(self, place: _Place) -> bool:
         row = self.target.get(place.key)
         if row is None:
-            return self.target.add(place.key, _ended())
+            return self.target.add(place.key, _make_end_mark())
         if records.is_moved(row.record) or row.expires <= datetime.now(UTC):
             return True
-        return self.target.swap(place.key, row, _ended())
+        return self.target.swap(place.key, row, _make_end_mark())
 
     def _was_always_ours(self, session_id: str) -> bool:
         """Return whether only the target can know this id."""
@@ -436,23 +442,23 @@ def _make_sealed(where: str, setting: Any) -> SealedStrategy:
     return strategy
 
 
-def _alias(strategy: SessionStrategy) -> str | None:
+def _find_alias(strategy: SessionStrategy) -> str | None:
     """Return which of ``DATABASES`` has the sessions, if one has."""
     return getattr(strategy, "alias", None)
 
 
-def _when_final(strategy: SessionStrategy, act: Callable[[], object]) -> None:
+def _run_when_final(strategy: SessionStrategy, act: Callable[[], object]) -> None:
     """Run `act` once no transaction can undo what `strategy` has written."""
-    if (alias := _alias(strategy)) is None:
+    if (alias := _find_alias(strategy)) is None:
         act()
     else:
         transaction.on_commit(act, using=alias)
 
 
-def _store(strategy: SessionStrategy) -> object:
+def _identify_store(strategy: SessionStrategy) -> object:
     """Return what identifies a store."""
     if isinstance(strategy, SealedStrategy):
-        if (alias := _alias(strategy)) is not None:
+        if (alias := _find_alias(strategy)) is not None:
             return settings.DATABASES[alias].get("HOST"), settings.DATABASES[alias].get("NAME")
         if (clients := getattr(strategy, "clients", None)) is not None:
             location = settings.CACHES[clients.alias].get("LOCATION")
@@ -460,7 +466,7 @@ def _store(strategy: SessionStrategy) -> object:
     return strategy
 
 
-def _place(session_id: str) -> _Place:
+def _find_place(session_id: str) -> _Place:
     if isinstance(session_id, OldKey):
         digest = sha256(f"django_strategy_sessions.moved:{session_id}".encode()).digest()
         session_id = Hidden(urlsafe_b64encode(digest)[:22].decode())
@@ -471,27 +477,27 @@ def _open(strategy: SealedStrategy, place: _Place, row: Row | None) -> Stored | 
     return run(strategy, strategy._open(place.session_id, place.key, row))
 
 
-def _mark(record: str, lasts: timedelta) -> Row:
+def _make_mark(record: str, lasts: timedelta) -> Row:
     now = datetime.now(UTC)
     return Row(record, now + lasts, now)
 
 
-def _ended() -> Row:
-    return _mark(_ENDED, max(timedelta(seconds=settings.SESSION_COOKIE_AGE), FOLLOWED_FOR))
+def _make_end_mark() -> Row:
+    return _make_mark(_ENDED, max(timedelta(seconds=settings.SESSION_COOKIE_AGE), FOLLOWED_FOR))
 
 
-def _rebased(now: Stored, stored: Stored) -> Stored:
-    """`now`, for a request that had loaded `stored`: the target reads it again."""
+def _rebase(now: Stored, stored: Stored) -> Stored:
+    """Return `now` with the texts that a request had loaded. The target will read it again."""
     return replace(now, texts=stored.texts, token=None)
 
 
-def _caught_up(base: Any, ours: Any, theirs: Any) -> Texts:
-    """`theirs` with what has changed from `base` to `ours`. The source took that change, so what
-    differs there has been copied with it, or is newer."""
+def _apply_changes(base: Any, ours: Any, theirs: Any) -> Texts:
+    """Return `theirs` with the changes from `base` to `ours`. The source took those changes, so a
+    text in `theirs` that differs from `base` was copied with them, or is newer."""
     texts = Texts(theirs)
     for name in {*base, *ours}:
         was, now = base.get(name), ours.get(name)
-        if _alike(theirs.get(name), was) and not _alike(now, was):
+        if _are_alike(theirs.get(name), was) and not _are_alike(now, was):
             if now is None:
                 del texts[name]
             else:
@@ -499,5 +505,5 @@ def _caught_up(base: Any, ours: Any, theirs: Any) -> Texts:
     return texts
 
 
-def _alike(one: str | None, another: str | None) -> bool:
+def _are_alike(one: str | None, another: str | None) -> bool:
     return one is another or (one is not None and another is not None and same(one, another))

@@ -16,7 +16,7 @@ from django_strategy_sessions.signing import unsign
 from django_strategy_sessions.strategies import get_strategy
 from django_strategy_sessions.strategies.base import OldKey
 from django_strategy_sessions.strategies.engines import EngineStrategy
-from django_strategy_sessions.strategies.moving import _CLAIM, MovingStrategy, _place
+from django_strategy_sessions.strategies.moving import _CLAIM, MovingStrategy, _find_place
 from django_strategy_sessions.testing import later
 
 from ..conftest import DATABASE, DJANGOS, POSTGRES, REDIS
@@ -388,7 +388,7 @@ def test_a_forged_key_of_the_old_shape_leaves_nothing(source, target, stores):
             assert session.get("a") is None
             session.flush()
             SessionStore("a" * 32).delete()
-            assert get_strategy().target.get(_place(OldKey("a" * 32)).key) is None
+            assert get_strategy().target.get(_find_place(OldKey("a" * 32)).key) is None
     assert not Session.objects.exists()
 
 
@@ -571,7 +571,7 @@ def test_a_save_that_commits_after_the_move_is_kept(settings, stores, target):
 
 def _is_moved(move, old_key):
     def find():
-        row = move.target.get(_place(old_key).key)
+        row = move.target.get(_find_place(old_key).key)
         return row is not None and row.record != _CLAIM
 
     with ThreadPoolExecutor(1) as pool:

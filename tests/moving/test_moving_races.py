@@ -20,7 +20,7 @@ from django.contrib.sessions.backends.base import UpdateError
 from django.core.cache import caches
 from django.db import connections
 
-from django_strategy_sessions.strategies.moving import MovingStrategy, _place
+from django_strategy_sessions.strategies.moving import MovingStrategy, _find_place
 from django_strategy_sessions.values import Texts, encode_all
 
 from ..conftest import POSTGRES, REDIS
@@ -146,7 +146,7 @@ def test_a_logout_is_final_whatever_races_it(releases, race, figures):
             ends = accept
         *written, _ = race(*writers, writer(accept, old_key, "c"), logout(ends, old_key))
         ids = {each.session_id for each in written if each is not None}
-        assert not releases.living(old_key, _place(old_key).session_id, *ids), number
+        assert not releases.living(old_key, _find_place(old_key).session_id, *ids), number
         figures += Counter(logouts=1, writes=sum(each is not None for each in written))
 
 
@@ -160,7 +160,7 @@ def test_a_login_ends_the_old_key_whatever_races_it(releases, race, figures):
             writer(accept, old_key, "c"),
             login(move if number % 2 else accept, old_key),
         )
-        assert not releases.living(old_key, _place(old_key).session_id), number
+        assert not releases.living(old_key, _find_place(old_key).session_id), number
         if signed_in is not None:
             assert set(releases.living(signed_in.session_id)) == {signed_in.session_id}
         figures += Counter(logins=signed_in is not None, gone=signed_in is None)
