@@ -236,7 +236,7 @@ class RedisStrategy(SealedStrategy):
         if row.owner is None:
             return
         owners, lasts = {row.owner, row.impersonator or row.owner}, _grid_line(row.expires)
-        if held is not None and _grid_line(held.expires) == lasts:
+        if held is not None and held.owner is not None and _grid_line(held.expires) == lasts:
             owners -= {held.owner, held.impersonator}
         now = datetime.now(UTC)
         for owner in owners:
