@@ -83,10 +83,11 @@ def _ours() -> Any:
 
 
 def _theirs() -> Any:
-    encoded = SessionStore().encode(payload(LENGTH, **LOGIN))
+    common, encode = payload(LENGTH, **LOGIN), SessionStore().encode
 
     def make(expires: datetime) -> tuple[str, Any]:
         key = secrets.token_hex(16)
+        encoded = encode({**common, "_auth_user_id": str(random.randrange(10**6))})
         return key, (key, encoded, expires)
 
     return make

@@ -31,7 +31,7 @@ class Scale:
     cleanup_rounds: int = 2
     calm_seconds: float = 10  # of live writes alone
     # move of an old table
-    moved: int = 1_000_000
+    moved: int = 250_000
     # bytes; and HOT updates
     stored: int = 2000
     hot_sessions: int = 500

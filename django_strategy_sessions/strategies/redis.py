@@ -86,7 +86,7 @@ _LIST = "return redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')"
 _GRID = timedelta(days=30)
 # A session is written at once after it was entered. No request pauses in between for this long.
 _IN_FLIGHT = timedelta(days=1)
-_TIDIED_EVERY = 64  # entries
+_SMALL = 64  # entries
 
 # The reply names its key, so a reply to another command shows.
 _ECHO = "return {KEYS[1], redis.call('GET', KEYS[1])}"
@@ -244,7 +244,7 @@ class RedisStrategy(SealedStrategy):
             count = yield from call(
                 RedisClients.script, _ENTER, keys, key, now.timestamp(), remaining
             )
-            if count % _TIDIED_EVERY == 0:
+            if count >= _SMALL and count & (count - 1) == 0:  # it has doubled: tidy it
                 yield from self._find(owner)
 
     def _find(self, owner: str) -> Steps[dict[str, Row]]:

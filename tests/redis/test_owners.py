@@ -121,7 +121,7 @@ def test_an_index_that_nobody_reads_is_tidied_by_sign_ins(server, strategy, owne
     with mock.patch.object(module, "_IN_FLIGHT", timedelta(0)):
         for _ in range(200):
             strategy.delete_data(strategy.insert({"_auth_user_id": owner}, later()).session_id)
-    assert len(members(server, strategy, owner)) < 2 * module._TIDIED_EVERY
+    assert len(members(server, strategy, owner)) < 2 * module._SMALL
 
 
 def test_redis_shows_neither_the_user_nor_a_usable_key(server, strategy, owner):
