@@ -28,7 +28,7 @@ While sessions move, async code runs in a thread.
 from __future__ import annotations
 
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -47,7 +47,7 @@ from ..hidden import Hidden
 from ..steps import run
 from ..values import Data, Texts, same
 from . import WrongOption, make_strategy
-from .base import OldKey, SessionStrategy, Stored, as_texts
+from .base import OldKey, Owned, SessionStrategy, Stored, as_texts
 from .engines import Counts, EngineStrategy, Found, make_engine_strategy
 from .loops import within_sync_code
 from .sealed import FOLLOWED_FOR, Row, SealedStrategy
@@ -139,6 +139,8 @@ class MovingStrategy(SessionStrategy):
                 '"source" and "target" are one store, so there is nothing to move.',
                 hint=f"SESSION_STRATEGY = {target!r}",
             )
+        # Other engines do not know whose a session is.
+        self.finds_owners = self.source.finds_owners and self.target.finds_owners
 
     # -- what the engine calls ---------------------------------------------------------------------
 
@@ -223,6 +225,23 @@ class MovingStrategy(SessionStrategy):
 
     async def ais_undone(self, written: Stored | None) -> Callable[[], bool] | None:
         return await sync_to_async(self.is_undone)(written) if within_sync_code() else None
+
+    def find_owned(self, owner: str) -> list[Owned]:
+        # The source first, because a session may move from it to the target meanwhile.
+        old = {one.reference: one for one in self.source.find_owned(owner)}
+        new = {one.reference: one for one in self.target.find_owned(owner)}
+        return [*new.values(), *(old[key] for key in old.keys() - new if self._is_unmoved(key))]
+
+    def end_owned(self, owner: str, references: Collection[str]) -> int:
+        owned = {one.reference for one in self.find_owned(owner)}
+        return sum(self._end_key(owner, key, key in owned) for key in references)
+
+    def references(self, stored: Stored) -> Collection[str]:
+        key = _find_place(stored.session_id).key
+        old = [key]
+        if isinstance(self.source, SealedStrategy):
+            old = run(self.source, self.source._list_keys(key))
+        return {new for each in old for new in run(self.target, self.target._list_keys(each))}
 
     def clear_expired(self, batch_size: int) -> Iterator[int]:
         for strategy in (self.target, self.source):
@@ -389,6 +408,20 @@ class MovingStrategy(SessionStrategy):
             self.target.delete_data(place.session_id)
         if is_old:
             self.source.delete_data(session_id)  # a late save may have brought it back
+
+    def _is_unmoved(self, key: str) -> bool:
+        row = self.target.get(key)
+        return row is None or row.record == _CLAIM
+
+    def _end_key(self, owner: str, key: str, owned: bool) -> bool:
+        """End an owner's session as `_end` does, by its key."""
+        ended = self.source.end_owned(owner, [key]) + self.target.end_owned(owner, [key])
+        if ended or owned:
+            place = _Place("", key)
+            any(self._leave_mark(place) for _ in range(_ATTEMPTS))
+            # A move that was under way may have been finished, and the session rotated.
+            ended += self.target.end_owned(owner, [key]) + self.source.end_owned(owner, [key])
+        return bool(ended)
 
     def _leave_mark(self, place: _Place) -> bool:
         row = self.target.get(place.key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
@@ -11,6 +12,7 @@ from django.contrib.sessions.models import Session
 from django.db import transaction
 from django.http import HttpResponse
 
+from django_strategy_sessions import CannotListSessions, sessions_of
 from django_strategy_sessions.engine import SessionStore
 from django_strategy_sessions.signing import unsign
 from django_strategy_sessions.strategies import get_strategy
@@ -422,6 +424,40 @@ def test_between_our_strategies_cookie_and_dates_stay(visitor, user, pair):
         assert after._state.stored.created == before._state.stored.created
     assert cart(site.accept, visitor) == ["tea"]
     assert cart(site.old, visitor.twin()) is None
+
+
+@pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
+@pytest.mark.parametrize("phase", ["accept", "move"])
+def test_between_our_strategies_the_sessions_of_a_user_are_found_and_end(visitor, pair, phase):
+    site, owner = Site(*pair), f"user-{uuid.uuid4()}"
+    data = {"_auth_user_id": owner}
+    with site.old:
+        unmoved, moved = (get_strategy().insert(data, later()) for _ in range(2))
+    with site.move:
+        moved = get_strategy().load(moved.session_id)
+    with getattr(site, phase):
+        strategy = get_strategy()
+        new = strategy.insert(data, later())
+        owned = strategy.find_owned(owner)
+        assert len(owned) == 3
+        assert next(iter(strategy.references(new))) in {one.reference for one in owned}
+        late = strategy.load(unmoved.session_id)
+        rotated = strategy.rotate(moved, data, later())
+        assert len(strategy.find_owned(owner)) == 3
+        assert strategy.end_owned("another", [one.reference for one in owned]) == 0
+        assert strategy.end_owned(owner, [one.reference for one in owned]) == 3
+        assert strategy.find_owned(owner) == []
+        assert strategy.merge(late, {**data, "late": 1}, later()) is None
+    for release in (site.old, site.accept, site.move):
+        with release:
+            for stored in (unmoved, moved, rotated, new):
+                assert get_strategy().load(stored.session_id) is None
+
+
+def test_other_engines_cannot_find_the_sessions_of_a_user(visitor, user, stores):
+    site = Site(f"{BACKENDS}.db", DATABASE)
+    with site.accept, pytest.raises(CannotListSessions, match="MovingStrategy cannot"):
+        sessions_of(user)
 
 
 @pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
