@@ -85,7 +85,7 @@ class SessionList(ChangeList):
 
 class StateFilter(admin.SimpleListFilter):
     title: Any = _("state")
-    parameter_name = "state"
+    parameter_name: Any = "state"
 
     def lookups(self, *args: Any) -> list[tuple[str, Any]]:
         return [("live", _("Live")), ("expired", _("Expired"))]
@@ -101,7 +101,7 @@ class StateFilter(admin.SimpleListFilter):
 
 class SignedInFilter(admin.SimpleListFilter):
     title: Any = _("user")
-    parameter_name = "user"
+    parameter_name: Any = "user"
 
     def lookups(self, *args: Any) -> list[tuple[str, Any]]:
         return [("signed-in", _("Signed in")), ("anonymous", _("Anonymous"))]

@@ -26,7 +26,7 @@ class SessionsView(LoginRequiredMixin, TemplateView):
     """Lists the user's sessions. A POST with `current` is a logout, one with `others` ends all
     others, and one with `session` the one with this reference. Then it redirects here."""
 
-    template_name = "django_strategy_sessions/sessions.html"
+    template_name: Any = "django_strategy_sessions/sessions.html"
 
     def reauthenticate(self) -> HttpResponseBase | None:
         """Called before a session ends, other than the current one. Override it to return a

@@ -140,7 +140,7 @@ class MovingStrategy(SessionStrategy):
                 hint=f"SESSION_STRATEGY = {target!r}",
             )
         # Other engines do not know whose a session is.
-        self.finds_owners = self.source.finds_owners and self.target.finds_owners
+        self.finds_owners: bool = self.source.finds_owners and self.target.finds_owners
 
     # -- what the engine calls ---------------------------------------------------------------------
 
