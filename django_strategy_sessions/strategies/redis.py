@@ -4,10 +4,12 @@ Each session is one string, which Redis expires. Its seal covers both times, in 
 1970. Needs Redis 6.2.
 
 **Owners.** Each owner has an index, a sorted set of their sessions' keys. It may hold too many, but
-it never misses a live session, because a key is entered before its session is written. The index
-expires as a whole, no sooner than any of its sessions: at the next line of a fixed grid after the
-last one's end. So a save can tell from its session alone when to enter the key again. The score is
-the time of entry. A read of the index removes keys that were entered a day ago and have no session.
+it never misses a live session, because a script enters the key before it writes the session. On a
+Cluster the two are on different nodes, so there it takes one more round trip, before the write. The
+index expires as a whole, no sooner than any of its sessions: at the next line of a fixed grid after
+the last one's end. So a save can tell from its session alone when to enter the key again. The score
+is the time of entry. A read of the index removes keys that were entered a day ago and have no
+session.
 """
 
 from __future__ import annotations
@@ -37,19 +39,48 @@ _DIGITS = 16  # up to November 2286; later times are stored as that
 # Scripts set the remaining time (PX), computed by the application's clock. PXAT would depend on the
 # server's. pcall, because a key that holds no string is no session and must not raise.
 _MAC = f"redis.pcall('GETRANGE', KEYS[1], 0, {records.MAC_LENGTH - 1})"
+_TAKEN = "redis.pcall('GETRANGE', KEYS[{}], 0, 0) ~= ''"
+
+
+def _enter_from(number: int) -> str:
+    """Return Lua that enters a session in the indexes of its owners. These are KEYS from `number`
+    on. The last of ARGV: the session's key, the time, how long the indexes must last (ms)."""
+    return f"""
+local size = 1
+for i = {number}, #KEYS do
+    redis.call('ZADD', KEYS[i], ARGV[#ARGV - 1], ARGV[#ARGV - 2])
+    if redis.call('PTTL', KEYS[i]) < tonumber(ARGV[#ARGV]) then
+        redis.call('PEXPIRE', KEYS[i], ARGV[#ARGV])
+    end
+    size = math.max(size, redis.call('ZCARD', KEYS[i]))
+end
+"""
+
+
+_ENTER = f"{_enter_from(1)} return size"
+# The scripts below return 0 if they wrote nothing, else the size of the largest index, at least 1.
+# ARGV: the record to write, its remaining milliseconds.
+_ADD = f"""
+if {_TAKEN.format(1)} then return 0 end
+{_enter_from(2)}
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return size
+"""
 # ARGV: the expected mac, the record to write, its remaining milliseconds.
 _SWAP = f"""
 if {_MAC} ~= ARGV[1] then return 0 end
+{_enter_from(2)}
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
-return 1
+return size
 """
 # KEYS: the old and the new key. ARGV: as above, for the marker; then the record to write under the
 # new key and its remaining milliseconds.
 _MOVE = f"""
-if {_MAC} ~= ARGV[1] then return 0 end
-if not redis.call('SET', KEYS[2], ARGV[4], 'NX', 'PX', ARGV[5]) then return 0 end
+if {_MAC} ~= ARGV[1] or {_TAKEN.format(2)} then return 0 end
+{_enter_from(3)}
+redis.call('SET', KEYS[2], ARGV[4], 'PX', ARGV[5])
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
-return 1
+return size
 """
 _REMOVE = f"""
 if {_MAC} == '{records.MOVED}' then return 0 end
@@ -72,14 +103,6 @@ for i, key in ipairs(KEYS) do
     end
 end
 return count
-"""
-# KEYS: an owner's index. ARGV: a session's key, the time, how long the index must last (ms).
-_ENTER = """
-redis.call('ZADD', KEYS[1], ARGV[2], ARGV[1])
-if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[3]) then
-    redis.call('PEXPIRE', KEYS[1], ARGV[3])
-end
-return redis.call('ZCARD', KEYS[1])
 """
 # A script, because redis-py's clients give the reply of a bare ZRANGE several shapes.
 _LIST = "return redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')"
@@ -130,48 +153,22 @@ class RedisStrategy(SealedStrategy):
             return None
 
     def add(self, key: str, row: Row) -> bool:
-        run(self.clients, self._enter(key, row))
-        return bool(self.clients.write("SET", self.prefix + key, *_value(row), "NX"))
+        return run(self.clients, self._add_steps(key, row))
 
     async def aadd(self, key: str, row: Row) -> bool:
-        await arun(self.clients, self._enter(key, row))
-        return bool(await self.clients.awrite("SET", self.prefix + key, *_value(row), "NX"))
+        return await arun(self.clients, self._add_steps(key, row))
 
     def swap(self, key: str, held: Row, row: Row) -> bool:
-        run(self.clients, self._enter(key, row, held))
-        return bool(self.clients.script(_SWAP, [self.prefix + key], *_change(held, row)))
+        return run(self.clients, self._swap_steps(key, held, row))
 
     async def aswap(self, key: str, held: Row, row: Row) -> bool:
-        await arun(self.clients, self._enter(key, row, held))
-        return bool(await self.clients.ascript(_SWAP, [self.prefix + key], *_change(held, row)))
+        return await arun(self.clients, self._swap_steps(key, held, row))
 
     def move(self, key: str, held: Row, marker: Row, new_key: str, row: Row) -> bool:
-        claim = _change(held, marker)
-        if self.clients.is_cluster():
-            # The keys may be on two nodes. Write the new one first, so that the marker never
-            # points to nothing. A crash in between leaves a record whose id nobody knows.
-            if not self.add(new_key, row):
-                return False
-            if self.clients.script(_SWAP, [self.prefix + key], *claim):
-                return True
-            self.remove(new_key)
-            return False
-        run(self.clients, self._enter(new_key, row))
-        keys = [self.prefix + key, self.prefix + new_key]
-        return bool(self.clients.script(_MOVE, keys, *claim, *_change(held, row)[1:]))
+        return run(self.clients, self._move_steps(key, held, marker, new_key, row))
 
     async def amove(self, key: str, held: Row, marker: Row, new_key: str, row: Row) -> bool:
-        claim = _change(held, marker)
-        if await self.clients.ais_cluster():
-            if not await self.aadd(new_key, row):
-                return False
-            if await self.clients.ascript(_SWAP, [self.prefix + key], *claim):
-                return True
-            await self.aremove(new_key)
-            return False
-        await arun(self.clients, self._enter(new_key, row))
-        keys = [self.prefix + key, self.prefix + new_key]
-        return bool(await self.clients.ascript(_MOVE, keys, *claim, *_change(held, row)[1:]))
+        return await arun(self.clients, self._move_steps(key, held, marker, new_key, row))
 
     def remove(self, key: str) -> bool:
         return bool(self.clients.script(_REMOVE, [self.prefix + key]))
@@ -201,7 +198,9 @@ class RedisStrategy(SealedStrategy):
 
     def _enter_all(self, rows: Mapping[str, Row]) -> None:
         for key, row in rows.items():
-            run(self.clients, self._enter(key, row))
+            if owners := _find_missing(row):
+                indexes = [self._index(owner) for owner in owners]
+                self.clients.script(_ENTER, indexes, *_make_entry(key, row))
 
     def _many(self, rows: Mapping[str, Row]) -> Any:
         """Return the keys in a list, and then each record and its remaining milliseconds."""
@@ -229,23 +228,50 @@ class RedisStrategy(SealedStrategy):
     def count_expired(self) -> int:
         return 0
 
-    # -- the index of each owner: steps on the clients ---------------------------------------------
+    # -- steps on the clients ----------------------------------------------------------------------
 
-    def _enter(self, key: str, row: Row, held: Row | None = None) -> Steps[None]:
-        """Enter a session that is about to be written, unless its owners' indexes have it."""
+    def _add_steps(self, key: str, row: Row) -> Steps[bool]:
         if row.owner is None:
-            return
-        owners, lasts = {row.owner, row.impersonator or row.owner}, _grid_line(row.expires)
-        if held is not None and held.owner is not None and _grid_line(held.expires) == lasts:
-            owners -= {held.owner, held.impersonator}
-        now = datetime.now(UTC)
-        for owner in owners:
-            keys, remaining = [self._index(owner)], (lasts - now) // _MILLISECOND
-            count = yield from call(
-                RedisClients.script, _ENTER, keys, key, now.timestamp(), remaining
-            )
-            if count >= _SMALL and count & (count - 1) == 0:  # it has doubled: tidy it
+            name = self.prefix + key
+            return bool((yield from call(RedisClients.write, "SET", name, *_value(row), "NX")))
+        return (yield from self._write_steps(_ADD, [key], _change(row, row)[1:], row))
+
+    def _swap_steps(self, key: str, held: Row, row: Row) -> Steps[bool]:
+        return (yield from self._write_steps(_SWAP, [key], _change(held, row), row, held))
+
+    def _move_steps(self, key: str, held: Row, marker: Row, new_key: str, row: Row) -> Steps[bool]:
+        if not (yield from call(RedisClients.is_cluster)):
+            values = *_change(held, marker), *_change(held, row)[1:]
+            return (yield from self._write_steps(_MOVE, [key, new_key], values, row))
+        # The keys may be on two nodes. Write the new one first, so that the marker never points to
+        # nothing. A crash in between leaves a record whose id nobody knows.
+        if not (yield from self._add_steps(new_key, row)):
+            return False
+        if (yield from self._swap_steps(key, held, marker)):
+            return True
+        yield from call(RedisClients.script, _REMOVE, [self.prefix + new_key])
+        return False
+
+    def _write_steps(
+        self, script: str, keys: list[str], values: Iterable[Any], row: Row, held: Row | None = None
+    ) -> Steps[bool]:
+        """Write a session, the last of `keys`, and enter it in the indexes that lack it."""
+        names = [self.prefix + key for key in keys]
+        entry: tuple[Any, ...] = ()
+        if owners := _find_missing(row, held):
+            indexes = [self._index(owner) for owner in owners]
+            entry = _make_entry(keys[-1], row)
+            if (yield from call(RedisClients.is_cluster)):
+                for index in indexes:
+                    yield from call(RedisClients.script, _ENTER, [index], *entry)
+                entry = ()
+            else:
+                names += indexes
+        size = yield from call(RedisClients.script, script, names, *values, *entry)
+        if size >= _SMALL and size & (size - 1) == 0:  # an index has doubled: tidy it
+            for owner in owners:
                 yield from self._find(owner)
+        return bool(size)
 
     def _find(self, owner: str) -> Steps[dict[str, Row]]:
         """Return the rows under the keys of an index, and remove keys that have none."""
@@ -284,6 +310,21 @@ class RedisStrategy(SealedStrategy):
 
 def _grid_line(expires: datetime) -> datetime:
     return expires + _GRID - (expires - _EPOCH) % _GRID
+
+
+def _find_missing(row: Row, held: Row | None = None) -> set[str]:
+    """Return the owners whose indexes may not have this session, or not for long enough."""
+    if row.owner is None:
+        return set()
+    owners = {row.owner, row.impersonator or row.owner}
+    if held is None or held.owner is None or _grid_line(held.expires) != _grid_line(row.expires):
+        return owners
+    return owners - {held.owner, held.impersonator or held.owner}
+
+
+def _make_entry(key: str, row: Row) -> tuple[str, float, int]:
+    now = datetime.now(UTC)
+    return key, now.timestamp(), (_grid_line(row.expires) - now) // _MILLISECOND
 
 
 def _row(record: str | None) -> Row | None:

@@ -54,7 +54,7 @@ def commands(strategy, monkeypatch):
 
 _NAMES = {
     getattr(module, name): name.strip("_").lower()
-    for name in ("_ENTER", "_SWAP", "_MOVE", "_REMOVE")
+    for name in ("_ENTER", "_ADD", "_SWAP", "_MOVE", "_REMOVE")
 }
 
 
@@ -67,23 +67,23 @@ def test_no_application_that_dies_while_users_sign_in_hides_a_session(server):
     assert result["missing"] == 0
 
 
-def test_a_sign_in_costs_one_more_round_trip_and_nothing_else_does(strategy, owner, commands):
+def test_no_request_costs_one_more_round_trip(strategy, owner, commands):
     stored = strategy.insert({"a": 1}, later())
     stored = strategy.rotate(stored, stored.data, later())
     assert commands == ["SET", "move"]
     commands.clear()
     stored = strategy.merge(stored, {"_auth_user_id": owner}, later())
-    assert commands == ["enter", "swap"]
+    assert commands == ["swap"]
     commands.clear()
     stored = strategy.merge(strategy.load(stored.session_id), {**stored.data, "b": 2}, later(3700))
     strategy.delete_data(stored.session_id)
     assert commands == ["swap", "remove"]
 
 
-def test_a_key_is_entered_before_its_session_is_written(strategy, owner, commands):
+def test_sessions_are_written_in_one_step_with_their_entry(strategy, owner, commands):
     stored = strategy.insert({"_auth_user_id": owner}, later())
     strategy.rotate(stored, stored.data, later())
-    assert commands == ["enter", "SET", "enter", "move"]
+    assert commands == ["add", "move"]
 
 
 @pytest.mark.parametrize("days", [1, 29, 30, 31, 400])
