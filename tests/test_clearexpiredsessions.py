@@ -13,6 +13,7 @@ import sys
 import termios
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from io import StringIO
 from threading import Event
 from uuid import uuid4
@@ -64,6 +65,8 @@ def process(*options, environment=None, **streams):
             "TEST_DATABASE": str(connection.settings_dict["NAME"]),
             **(environment or {}),
         },
+        # A suite in the background of a shell ignores Ctrl-C, and so would the command.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **streams},
     )
 
