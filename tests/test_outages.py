@@ -87,7 +87,7 @@ class PostgresStore(Postgres):
         return {"TEST_POSTGRES_URL": self.url.replace("postgres@", "sessions@")}
 
     def site_settings(self) -> dict[str, object]:
-        options = {"using": "postgres", "timeout": TIMEOUT, "pool_size": 2}
+        options = {"using": "postgres", "timeout": TIMEOUT, "pool_size": 2, "lock_timeout": 3}
         return {"SESSION_STRATEGY": {**POSTGRES, "OPTIONS": options}}
 
     def execute(self, *statements: str) -> None:
