@@ -62,11 +62,14 @@ def set_read_only(server, value):
 
 
 def test_after_a_demotion_requests_connect_to_the_new_primary(servers, tunnel, do):
-    strategy = PostgresStrategy("postgres")
+    strategy = AskingStrategy("postgres")
 
     def steps():
         stored = yield "insert", {"a": 1}, later()
         set_read_only(servers[0], "on")
+        # Each backend learns of the new setting at a moment of its own.
+        while (yield "ask", "SHOW default_transaction_read_only") != ("on",):
+            pass
         tunnel.leads_to = servers[1].port
         try:
             with pytest.raises(StrategyUnavailable):
