@@ -7,7 +7,9 @@ import asyncio
 import pytest
 from asgiref.sync import sync_to_async
 from django.db import connections
+from django.test import Client
 
+from django_strategy_sessions.signals import session_ended
 from django_strategy_sessions.strategies import get_strategy
 
 MEMORY = "django_strategy_sessions.strategies.memory.MemoryStrategy"
@@ -45,6 +47,30 @@ def middleware(request, settings):
     """Either middleware, in its place."""
     settings.MIDDLEWARE = [request.param, *settings.MIDDLEWARE[1:]]
     return request.param
+
+
+@pytest.fixture
+def ended():
+    """What receivers of `session_ended` are told: owners and reasons, in order."""
+    told = []
+
+    def receive(owner, reason, **kwargs):
+        told.append((owner, reason))
+
+    session_ended.connect(receive)
+    yield told
+    session_ended.disconnect(receive)
+
+
+def sign_in(user, **kwargs):
+    """Return a client in which `user` has logged in."""
+    client = Client(**kwargs)
+    client.force_login(user)
+    return client
+
+
+def is_signed_in(client):
+    return "_auth_user_id" in client.session
 
 
 def run_in_loop(work):

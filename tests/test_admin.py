@@ -17,7 +17,6 @@ from django_strategy_sessions import records
 from django_strategy_sessions.admin import SessionPaginator
 from django_strategy_sessions.engine import SessionStore
 from django_strategy_sessions.models import StoredSession
-from django_strategy_sessions.signals import session_ended
 from django_strategy_sessions.strategies import get_strategy
 
 from .conftest import POSTGRES, in_postgres
@@ -225,18 +224,6 @@ def test_a_list_that_is_not_counted_to_its_end_says_so(client, session, monkeypa
 
 
 # -- ending ----------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def ended():
-    told = []
-
-    def receive(owner, reason, **kwargs):
-        told.append((owner, reason))
-
-    session_ended.connect(receive)
-    yield told
-    session_ended.disconnect(receive)
 
 
 @pytest.fixture

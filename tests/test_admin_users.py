@@ -21,8 +21,8 @@ from django.urls import path, reverse
 from django_strategy_sessions import sessions_of
 from django_strategy_sessions.admin import UserSessionsMixin
 from django_strategy_sessions.engine import SessionStore
-from django_strategy_sessions.signals import session_ended
 
+from .conftest import is_signed_in, sign_in
 from .test_contract_catches import DictStrategy
 from .test_users import FIREFOX, login_request
 
@@ -96,28 +96,6 @@ def staff():
 @pytest.fixture
 def client(staff):
     return sign_in(staff)
-
-
-@pytest.fixture
-def ended():
-    told = []
-
-    def receive(owner, reason, **kwargs):
-        told.append((owner, reason))
-
-    session_ended.connect(receive)
-    yield told
-    session_ended.disconnect(receive)
-
-
-def sign_in(user, **kwargs):
-    client = Client(**kwargs)
-    client.force_login(user)
-    return client
-
-
-def is_signed_in(client):
-    return "_auth_user_id" in client.session
 
 
 def page_of(user, site="stampedlast"):

@@ -13,7 +13,6 @@ from django.contrib.auth.models import AnonymousUser, User
 from django.contrib.sessions.backends.base import UpdateError
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
-from django.test import Client
 from django.utils import translation
 
 from django_strategy_sessions import (
@@ -31,6 +30,7 @@ from django_strategy_sessions.sign_ins import SignIn
 from django_strategy_sessions.signals import session_ended
 from django_strategy_sessions.strategies import get_strategy
 
+from .conftest import is_signed_in, sign_in
 from .test_contract_catches import DictStrategy
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -47,28 +47,6 @@ def ada(strategy, db):
 @pytest.fixture
 def grace(strategy, db):
     return User.objects.create_user(f"grace-{uuid.uuid4()}", pk=uuid.uuid4().int % 10**15)
-
-
-@pytest.fixture
-def ended():
-    told = []
-
-    def receive(owner, reason, **kwargs):
-        told.append((owner, reason))
-
-    session_ended.connect(receive)
-    yield told
-    session_ended.disconnect(receive)
-
-
-def sign_in(user, **kwargs):
-    client = Client(**kwargs)
-    client.force_login(user)
-    return client
-
-
-def is_signed_in(client):
-    return "_auth_user_id" in client.session
 
 
 # -- the list --------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from asgiref.sync import async_to_sync
 from django.contrib import admin
 from django.contrib.auth.models import User
 from django.contrib.auth.views import LoginView
-from django.test import Client, RequestFactory, override_settings
+from django.test import RequestFactory, override_settings
 from django.urls import path
 
 from django_strategy_sessions import Cookie, Session, sessions_of
@@ -25,7 +25,7 @@ from django_strategy_sessions.messages import FlashStorage
 from django_strategy_sessions.testing import StrategyContract
 
 from .. import servers
-from ..conftest import MEMORY, run_in_loop
+from ..conftest import MEMORY, is_signed_in, run_in_loop, sign_in
 from .pages import DOCS, ROOT, blocks, names_of, python, received, rows, run
 
 
@@ -204,20 +204,10 @@ def test_async_a_visit_is_counted_in_an_event_loop(settings):
         assert run_in_loop(visit(request)).content == f"Visit {number}".encode()
 
 
-def signed_in(user):
-    client = Client()
-    client.force_login(user)
-    return client
-
-
-def is_signed_in(client):
-    return "_auth_user_id" in client.session
-
-
 @pytest.mark.django_db
 def test_sessions_of_a_user_are_shown_and_ended(post):
     page, ada = names_of("sessions-of-a-user.md"), User.objects.create_user("ada")
-    phone, desktop, tablet = (signed_in(ada) for _ in range(3))
+    phone, desktop, tablet = (sign_in(ada) for _ in range(3))
     request = post(phone.session.session_key)
     request.user = ada
     lines = page["devices"](request).content.decode().splitlines()
@@ -234,7 +224,7 @@ def test_sessions_of_a_user_are_shown_and_ended(post):
 def test_sessions_of_a_user_async_code_ends_them(settings, transactional_db):
     settings.SESSION_STRATEGY = MEMORY
     ada = User.objects.create_user("ada")
-    phone, desktop = signed_in(ada), signed_in(ada)
+    phone, desktop = sign_in(ada), sign_in(ada)
     request = RequestFactory().get("/")
     request.session = SessionStore(phone.session.session_key)
 
@@ -251,8 +241,8 @@ def test_sessions_of_a_user_async_code_ends_them(settings, transactional_db):
 @pytest.mark.django_db
 def test_sessions_of_a_user_end_when_the_password_changes(post, settings):
     page, ada = names_of("sessions-of-a-user.md"), User.objects.create_user("ada", password="old")
-    phone = signed_in(ada)
-    signed_in(ada)
+    phone = sign_in(ada)
+    sign_in(ada)
     view = page["EndingPasswordChangeView"].as_view(success_url="/")
     new = {"old_password": "old", "new_password1": "Nq83-Zz1!", "new_password2": "Nq83-Zz1!"}
     request = post(phone.session.session_key, **new)
@@ -267,7 +257,7 @@ def test_sessions_of_a_user_end_when_the_password_changes(post, settings):
 def test_sessions_of_a_user_who_is_disabled_or_deleted_end():
     ada, grace = User.objects.create_user("ada"), User.objects.create_user("grace")
     with received("sessions-of-a-user.md", "receivers.py"):
-        phone, desktop = signed_in(ada), signed_in(grace)
+        phone, desktop = sign_in(ada), sign_in(grace)
         ada.is_active = False
         ada.save()
         assert not is_signed_in(phone)
@@ -288,7 +278,7 @@ def test_sessions_of_a_user_who_signed_in_long_ago_end_after_another_sign_in(set
     settings.ROOT_URLCONF, settings.LOGIN_URL = "careful_urls", "/login/"
     settings.SESSION_SIGN_INS = True
     ada = User.objects.create_user("ada", password="secret")
-    phone, desktop = signed_in(ada), signed_in(ada)
+    phone, desktop = sign_in(ada), sign_in(ada)
     here = "/account/sessions/"
     session = phone.session
     session["_sign_in"]["at"] = (datetime.now(UTC) - timedelta(minutes=11)).isoformat()

@@ -22,7 +22,7 @@ from django.test import Client
 from django_strategy_sessions import aend_sessions, end_session, end_sessions, sessions_of
 from django_strategy_sessions.engine import SessionStore
 
-from ..conftest import POSTGRES, run_in_loop
+from ..conftest import POSTGRES, run_in_loop, sign_in
 from ..docs.pages import received
 
 pytestmark = pytest.mark.usefixtures("strategy", "middleware")
@@ -219,12 +219,6 @@ def ada(transactional_db):
     return get_user_model().objects.create_user("ada", pk=uuid.uuid4().int % 10**15)
 
 
-def signed_in(user):
-    client = Client()
-    client.force_login(user)
-    return client
-
-
 async def connect(site, client):
     headers = [(b"cookie", f"sessionid={key(client)}".encode())]
     socket = WebsocketCommunicator(site, "/", headers)
@@ -248,7 +242,7 @@ def end_of_another(user, phone):
 
 @pytest.mark.parametrize("way", ["of one", "of all others", "of all others, async", "logout"])
 def test_a_websocket_closes_when_its_session_ends_and_the_others_stay(account_site, ada, way):
-    phone, laptop = signed_in(ada), signed_in(ada)
+    phone, laptop = sign_in(ada), sign_in(ada)
 
     async def visit():
         stays, closes = await connect(account_site, phone), await connect(account_site, laptop)
@@ -273,7 +267,7 @@ def test_a_websocket_closes_once_the_transaction_is_committed_and_not_before(
 ):
     if settings.SESSION_STRATEGY == POSTGRES:
         pytest.skip("There, sessions are in another database than the one of the transaction.")
-    laptop = signed_in(ada)
+    laptop = sign_in(ada)
 
     async def visit():
         socket = await connect(account_site, laptop)
@@ -300,7 +294,7 @@ def test_a_websocket_closes_once_the_transaction_is_committed_and_not_before(
 
 
 def test_a_websocket_whose_session_ended_while_it_opened_closes(account_site, ada):
-    laptop = signed_in(ada)
+    laptop = sign_in(ada)
 
     class Late:
         """Between the handshake's authentication and the consumer, the session ends."""
