@@ -493,7 +493,7 @@ def _show(written: Stored, texts: Texts) -> Stored:
 
 
 def _name_owners(row: Row, texts: Mapping[str, Any]) -> Row:
-    if USER not in texts:
+    if row.owner is not None or USER not in texts:  # databases keep the owner in a column
         return row
     owner, impersonator, *_ = [*owners_of(texts), None]
     return row._replace(owner=owner, impersonator=impersonator)
