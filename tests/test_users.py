@@ -369,6 +369,24 @@ def test_of_sign_ins_at_once_no_more_than_the_limit_stay(ada, settings):
     assert len(alive) == len(sessions_of(ada)) == 3
 
 
+def test_a_sign_in_that_a_newer_one_overtakes_ends_itself(ada, settings, monkeypatch, ended):
+    settings.SESSION_LIMIT_PER_USER = 1
+    strategy, newer = get_strategy(), []
+    real = strategy.swap
+
+    def overtaken(*write):
+        monkeypatch.undo()
+        newer.append(login_request()(ada).session_key)
+        return real(*write)
+
+    monkeypatch.setattr(strategy, "swap", overtaken)
+    with pytest.raises(UpdateError):
+        login_request()(ada)
+    assert [SessionStore(key).get("_auth_user_id") for key in newer] == [str(ada.pk)]
+    assert len(sessions_of(ada)) == 1
+    assert ended == [(str(ada.pk), "limit")]
+
+
 def test_a_strategy_that_cannot_find_users_cannot_limit_sessions(settings):
     settings.SESSION_STRATEGY = "tests.test_contract_catches.DictStrategy"
     settings.SESSION_LIMIT_PER_USER = 1
