@@ -168,6 +168,23 @@ def test_the_session_to_keep_survives_its_own_rotation(ada):
     assert SessionStore(meanwhile.session_key)["_auth_user_id"] == str(ada.pk)
 
 
+def test_the_session_to_keep_survives_a_rotation_while_the_others_are_listed(ada, monkeypatch):
+    kept = SessionStore(sign_in(ada).session.session_key)
+    meanwhile = SessionStore(kept.session_key)
+    assert kept["_auth_user_id"]
+    strategy = get_strategy()
+    real = strategy.find_owned
+
+    def list_after_rotation(owner):
+        monkeypatch.undo()
+        meanwhile.cycle_key()
+        return real(owner)
+
+    monkeypatch.setattr(strategy, "find_owned", list_after_rotation)
+    assert end_sessions(ada, keep=kept) == 0
+    assert SessionStore(meanwhile.session_key)["_auth_user_id"] == str(ada.pk)
+
+
 def test_a_save_in_flight_does_not_bring_an_ended_session_back(ada):
     late = SessionStore(sign_in(ada).session.session_key)
     assert late["_auth_user_id"]
