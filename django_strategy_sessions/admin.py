@@ -130,8 +130,9 @@ class StoredSessionAdmin(_ModelAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[StoredSession]:
         rows = super().get_queryset(request)
-        # What a rotation leaves under the old key for a minute is no session.
+        # What a rotation leaves under the old key for a minute is no session, nor is the gate.
         sessions = rows.alias(mac=Left("data", records.MAC_LENGTH)).exclude(mac=records.MOVED)
+        sessions = sessions.exclude(pk=records.GATE)
         sessions = sessions.annotate(bytes=Length("data"))
         return sessions if conf.SESSION_SIGN_INS else sessions.defer("data")
 

@@ -24,6 +24,7 @@ from .hidden import Hidden
 from .values import Text, Texts, decode, serializer
 
 __all__ = [
+    "GATE",
     "MAC_LENGTH",
     "MOVED",
     "SessionTooLarge",
@@ -67,6 +68,10 @@ def hashed(session_id: str) -> str:
     """
     cut = sha256(session_id.encode("utf-8", "surrogatepass")).hexdigest()[:32]
     return f"{cut[:12]}4{cut[13:16]}{_VARIANT[cut[16]]}{cut[17:]}"
+
+
+# A row under this key is no session: no id is empty. See `strategies.cached`.
+GATE = hashed("")
 
 
 def is_key(text: str) -> bool:

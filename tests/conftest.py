@@ -22,6 +22,10 @@ REDIS = {
     "BACKEND": "django_strategy_sessions.strategies.redis.RedisStrategy",
     "OPTIONS": {"alias": "sessions"},
 }
+CACHED = {
+    "BACKEND": "django_strategy_sessions.strategies.cached.CachedStrategy",
+    "OPTIONS": {"cache": REDIS, "store": POSTGRES},
+}
 in_postgres = pytest.mark.django_db(transaction=True, databases=["default", "postgres"])
 STRATEGIES = [
     pytest.param(MEMORY, id="memory"),

@@ -53,6 +53,10 @@ IMPORTS = {
         *("strategies.engines", "strategies.transactions", "strategies.loops"),
         *(SEALED, "strategies", BASE, "records", "values", "steps", "hidden", "conf"),
     },
+    "strategies.cached": {
+        *("strategies.redis", "strategies.transactions", "strategies"),
+        *(SEALED, BASE, "records", "models", "steps", "hidden"),
+    },
     "strategies.engines": {"strategies.transactions", BASE, "values"},
     "strategies.memory": {SEALED, "records"},
     "strategies.postgres": {
@@ -159,7 +163,8 @@ def test_a_strategy_is_imported_only_by_one_that_is_built_on_it():
     concrete = {f"strategies.{name}" for name in ("memory", "database", "postgres", "redis")}
     users = {name: known & concrete for name, known in IMPORTS.items() if known & concrete}
     of_postgres = ("strategies.postgres", "strategies.postgres_connections")
-    assert users == {name: {"strategies.database"} for name in of_postgres}
+    built = {name: {"strategies.database"} for name in of_postgres}
+    assert users == {**built, "strategies.cached": {"strategies.redis"}}
 
 
 def test_each_driver_is_imported_by_one_store_only():

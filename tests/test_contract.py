@@ -7,13 +7,14 @@ from django.conf import settings
 from django.db import connections
 from django.test import override_settings
 
+from django_strategy_sessions.strategies.cached import CachedStrategy
 from django_strategy_sessions.strategies.database import DatabaseStrategy
 from django_strategy_sessions.strategies.memory import MemoryStrategy
 from django_strategy_sessions.strategies.postgres import PostgresStrategy
 from django_strategy_sessions.strategies.redis import RedisStrategy
 from django_strategy_sessions.testing import AtomicStrategyContract
 
-from .conftest import run_in_loop
+from .conftest import CACHED, run_in_loop
 from .servers import free_port
 
 
@@ -69,6 +70,19 @@ class InEventLoops:
 
 
 class TestPostgresStrategyInEventLoops(InEventLoops, TestPostgresStrategy):
+    pass
+
+
+class TestCachedStrategy(TestPostgresStrategy):
+    def make_strategy(self):
+        return CachedStrategy(**CACHED["OPTIONS"])
+
+    def make_unavailable_strategy(self):
+        super().make_unavailable_strategy()
+        return self.make_strategy()
+
+
+class TestCachedStrategyInEventLoops(InEventLoops, TestCachedStrategy):
     pass
 
 

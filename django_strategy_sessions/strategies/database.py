@@ -253,8 +253,8 @@ class DatabaseStrategy(SealedStrategy):
         return self._all().filter(expires__lte=datetime.now(UTC))
 
     def _sessions(self) -> QuerySet[StoredSession]:
-        """All rows but markers."""
-        return self._all().alias(mac=_MAC).exclude(mac=records.MOVED)
+        """All rows but markers, and the gate."""
+        return self._all().alias(mac=_MAC).exclude(mac=records.MOVED).exclude(pk=records.GATE)
 
     def _all(self) -> QuerySet[StoredSession]:
         return _Rows(StoredSession, using=self.alias)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import cache
 from hashlib import sha1
@@ -137,6 +137,17 @@ class RedisClients:
         with _answers:
             return _decode_reply(run(self, self._script_steps(script, keys, values)))
 
+    def repeatable_script(self, script: str, keys: list[str], *values: Any) -> Any:
+        """Run a script that may run twice, so it need not be the connection's first command."""
+        with _answers:
+            steps = self._script_steps(script, keys, values, self._read_steps)
+            return _decode_reply(run(self, steps))
+
+    def find_timeout(self) -> float:
+        """Return the seconds after which a command has failed."""
+        with _answers:
+            return self._servers().timeout
+
     def is_cluster(self) -> bool:
         with _answers:
             return isinstance(self._servers(), Cluster)
@@ -152,6 +163,11 @@ class RedisClients:
     async def ascript(self, script: str, keys: list[str], *values: Any) -> Any:
         with _answers:
             return _decode_reply(await arun(self, self._script_steps(script, keys, values)))
+
+    async def arepeatable_script(self, script: str, keys: list[str], *values: Any) -> Any:
+        with _answers:
+            steps = self._script_steps(script, keys, values, self._read_steps)
+            return _decode_reply(await arun(self, steps))
 
     async def ais_cluster(self) -> bool:
         with _answers:
@@ -188,12 +204,18 @@ class RedisClients:
             yield from self._script_steps(_TOUCH, [_find_key(command)], ())
         return reply
 
-    def _script_steps(self, script: str, keys: list[str], values: Iterable[Any]) -> Steps[Any]:
-        given = len(keys), *keys, *values
+    def _script_steps(
+        self,
+        script: str,
+        keys: list[str],
+        values: Iterable[Any],
+        send: Callable[[Command], Steps[Any]] | None = None,
+    ) -> Steps[Any]:
+        given, send = (len(keys), *keys, *values), send or self._write_steps
         try:
-            return (yield from self._write_steps(("EVALSHA", _hash_script(script), *given)))
+            return (yield from send(("EVALSHA", _hash_script(script), *given)))
         except NoScriptError:  # the server does not know it yet: it restarted or took over
-            return (yield from self._write_steps(("EVAL", script, *given)))
+            return (yield from send(("EVAL", script, *given)))
 
     def _find_steps(self, servers: Servers, key: Any) -> Steps[Client]:
         client = servers.find(key)

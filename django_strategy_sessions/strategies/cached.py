@@ -1,0 +1,557 @@
+"""A cache in front of a durable store: a load that hits costs one round trip and no query.
+
+The store alone decides every write. The cache holds copies of its rows, and never one that a
+finished write has replaced. It may fail, hang, be emptied, evict keys, or come back with old
+contents: none of this loses a session or brings one back. This page is the argument why.
+
+**A copy is put in only in place of one's own token.** An entry of the cache is a copy (``r``), the
+token of a reader that is filling it (``f``), or a mark that writers are under way (``w``), with
+their number and the token of the last one.
+
+- A reader that finds nothing leaves its token, then reads the store, then replaces its token with
+  what it read. If its token is gone, it puts nothing in.
+- A writer sets the mark, then writes to the store, then settles: it replaces its mark with what it
+  wrote, or, if any other writer came or went meanwhile, removes the entry. Only then does the
+  request go on.
+
+So before a write returns, its last step has removed any copy, and any token, older than itself. A
+reader that leaves its token after that reads what was written, however late it puts it in. If a
+writer crashes, its mark keeps readers at the store for `_MARKED`.
+
+**The gate.** Copies count only while the cache holds a *lease*, for one second, which names an
+*epoch* and the server's process. A reader that finds no lease reads the *gate*, a row of the store:
+if it is open for this process of the server, the reader grants a lease, which begins before it read
+the gate. If it is open for another process, because the cache restarted, failed over or was
+replaced, the reader closes it. Once it has been closed for a while, a reader opens it with a new
+epoch, and no copy of an earlier one counts again.
+
+So after the gate has been closed for the length of a lease, nobody reads a copy, also a process
+that can reach the cache. A writer that cannot settle, or that settles where there is no lease,
+reads the gate: if it is open for another process, or the writer reached none, it closes the gate
+and waits that long.
+
+Nothing depends on the clocks of the application, and on that of the cache only for the length of
+one lease.
+
+**Transactions.** Other requests see a write when it is committed, so its mark stays until then, and
+it settles afterwards. After a rollback the mark runs out.
+
+**Processes without the cache** do not settle. So turn the cache on in two steps: first with
+``reads=False``, and when every process has that, without. Turn it off in the reverse order.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
+
+from django.core.checks import ERROR, CheckMessage
+from django.db import connections, transaction
+from django.db.models.signals import post_delete
+
+from .. import records
+from ..hidden import Hidden
+from ..models import StoredSession
+from ..steps import Steps, arun, call, run
+from . import WrongOption, make_strategy
+from .base import Stored, StrategyUnavailable
+from .redis import RedisStrategy
+from .sealed import Row, SealedStrategy
+from .transactions import is_in_transaction
+
+T = TypeVar("T")
+
+_logger = logging.getLogger("django_strategy_sessions")
+
+_LEASE = 1.0  # seconds
+_CLOSED_FOR = 10.0  # seconds, at least, for which the gate stays closed
+_PAUSE = 1.0  # seconds between two looks at a closed gate
+_REST = 5.0  # seconds without the cache after it failed
+_FILLING = 10_000  # milliseconds
+_MARKED = 60_000  # milliseconds, longer than any statement may take
+_LONGEST = timedelta(days=1)  # of a copy
+_TIMEOUT = 0.25  # seconds, of the cache
+_TOKEN = 16  # characters, of tokens and epochs
+_CLOSED = "closed"  # in place of the server's process in the gate's row
+
+_HIT, _FILL, _PASS, _NO_LEASE, _SETTLED = range(5)
+
+# `lease` is the epoch, or false; `process` the server's.
+_FIND_LEASE = f"""
+local info = redis.call('INFO', 'server')
+local at = string.find(info, 'run_id:', 1, true)
+local process = at and string.sub(info, at + 7, at + 46) or ''
+local lease = redis.pcall('GET', KEYS[1])
+lease = type(lease) == 'string' and string.sub(lease, {_TOKEN + 1}) == process
+    and string.sub(lease, 1, {_TOKEN})
+local none
+if not lease then
+    local now = redis.call('TIME')
+    none = {{{_NO_LEASE}, process, now[1] * 1000 + math.floor(now[2] / 1000)}}
+end
+"""
+_HELD_BY = "local held = redis.pcall('GET', KEYS[2]) held = type(held) == 'string' and held or ''"
+# KEYS: the lease and the entry. ARGV: the reader's token.
+_READ = f"""
+{_FIND_LEASE}
+if none then return none end
+{_HELD_BY}
+local kind = string.sub(held, 1, 1)
+if kind == 'w' then return {{{_PASS}}} end
+if kind ~= '' and string.sub(held, 2, {_TOKEN + 1}) == lease then
+    local rest = string.sub(held, {_TOKEN + 2})
+    if kind == 'r' then return {{{_HIT}, rest}} end
+    if rest ~= ARGV[1] then return {{{_PASS}}} end
+end
+if redis.pcall('SET', KEYS[2], 'f' .. lease .. ARGV[1], 'PX', {_FILLING}).err then
+    return {{{_PASS}}}
+end
+return {{{_FILL}, lease}}
+"""
+# ARGV: the epoch, the reader's token, the copy, its remaining milliseconds.
+_PUT = f"""
+{_HELD_BY}
+if held == 'f' .. ARGV[1] .. ARGV[2] then
+    redis.pcall('SET', KEYS[2], 'r' .. ARGV[1] .. ARGV[3], 'PX', ARGV[4])
+end
+return 1
+"""
+# A server that is full still deletes. ARGV: the writer's token.
+_MARK = f"""
+{_HELD_BY}
+local writers = 1
+if string.sub(held, 1, 1) == 'w' then
+    writers = tonumber(string.sub(held, {_TOKEN + 2}))
+    if string.sub(held, 2, {_TOKEN + 1}) ~= ARGV[1] then writers = writers + 1 end
+end
+if redis.pcall('SET', KEYS[2], 'w' .. ARGV[1] .. writers, 'PX', {_MARKED}).err then
+    redis.call('DEL', KEYS[2])
+end
+return 1
+"""
+# ARGV: the writer's token, and the copy and its remaining milliseconds, or nothing.
+_SETTLE = f"""
+{_FIND_LEASE}
+{_HELD_BY}
+local writers, last = 0, string.sub(held, 2, {_TOKEN + 1})
+if string.sub(held, 1, 1) == 'w' then
+    writers = tonumber(string.sub(held, {_TOKEN + 2}))
+end
+local set = {{err = true}}
+if writers > 1 then
+    local others = 'w' .. string.rep('-', {_TOKEN}) .. (writers - 1)
+    set = redis.pcall('SET', KEYS[2], others, 'KEEPTTL')
+elseif writers == 1 and last == ARGV[1] and ARGV[2] and lease then
+    set = redis.pcall('SET', KEYS[2], 'r' .. lease .. ARGV[2], 'PX', ARGV[3])
+end
+if set.err then redis.call('DEL', KEYS[2]) end
+return none or {{{_SETTLED}}}
+"""
+# ARGV: the epoch, the server's process, the end of the lease in milliseconds since 1970.
+_GRANT = """
+local now = redis.call('TIME')
+local left = ARGV[3] - now[1] * 1000 - math.floor(now[2] / 1000)
+if left < 1 or redis.pcall('SET', KEYS[1], ARGV[1] .. ARGV[2], 'PX', left).err then return 0 end
+return 1
+"""
+
+
+class _Gate(NamedTuple):
+    """The row of the store that says whether copies count."""
+
+    row: Row
+
+    @property
+    def epoch(self) -> str:
+        return self.row.record[:_TOKEN]
+
+    @property
+    def process(self) -> str:
+        return self.row.record[records.MAC_LENGTH :]
+
+    @property
+    def is_closed(self) -> bool:
+        return self.process == _CLOSED
+
+
+class _Breaker:
+    """Keeps requests from waiting for a cache that does not answer."""
+
+    def __init__(self) -> None:
+        self._until = 0.0
+
+    def is_open(self) -> bool:
+        """Whether to go on without the cache. After each rest, one request tries."""
+        now = time.monotonic()
+        if not self._until or now < self._until:
+            return bool(self._until)
+        self._until = now + _REST
+        return False
+
+    def open(self) -> None:
+        if not self._until:
+            _logger.warning("The cache of sessions does not answer, so the store does.")
+        self._until = time.monotonic() + _REST
+
+    def close(self) -> None:
+        if self._until:
+            _logger.warning("The cache of sessions answers again.")
+        self._until = 0.0
+
+
+class CachedStrategy(SealedStrategy):
+    """`cache`, `store`: each what ``SESSION_STRATEGY`` may be, a `RedisStrategy` and a durable one.
+
+    `reads`: ``False`` while some processes do not use the cache yet, or do not any more. The
+    cache's `timeout` is 0.25 seconds unless its options or the alias say otherwise.
+    """
+
+    def __init__(self, cache: Any, store: Any, reads: bool = True) -> None:
+        self.cache: RedisStrategy = _make_cache(cache)
+        self.store: SealedStrategy = _make_store(store)
+        self.reads: bool = reads
+        self.finds_owners: bool = self.store.finds_owners
+        self.conflicts_before_turn: int = self.store.conflicts_before_turn  # type: ignore[misc]
+        self.header_length: int = self.store.header_length  # type: ignore[misc]
+        self._breaker = _Breaker()
+        # The gate as this process found it closed, and since when, by `time.monotonic`.
+        self._closed: tuple[str, float] = "", 0.0
+        self._reads_after: float = 0.0
+        # The admin, and the project's own code, may delete rows of the model.
+        post_delete.connect(self._forget, sender=StoredSession)
+
+    # -- the verbs, sync and async -----------------------------------------------------------------
+
+    def get(self, key: str) -> Row | None:
+        return run(self, self._get(key))
+
+    async def aget(self, key: str) -> Row | None:
+        return await arun(self, self._get(key))
+
+    def add(self, key: str, row: Row) -> bool:
+        # Nobody else knows the id yet. A copy put in after the fact might outlive the session.
+        return self.store.add(key, row)
+
+    async def aadd(self, key: str, row: Row) -> bool:
+        return await self.store.aadd(key, row)
+
+    def swap(self, key: str, held: Row, row: Row) -> bool:
+        return bool(run(self, self._write_through(key, row, SealedStrategy.swap, key, held, row)))
+
+    async def aswap(self, key: str, held: Row, row: Row) -> bool:
+        swap = self._write_through(key, row, SealedStrategy.swap, key, held, row)
+        return bool(await arun(self, swap))
+
+    def move(self, key: str, held: Row, marker: Row, new_key: str, row: Row) -> bool:
+        moved = key, held, marker, new_key, row
+        return bool(run(self, self._write_through(key, None, SealedStrategy.move, *moved)))
+
+    async def amove(self, key: str, held: Row, marker: Row, new_key: str, row: Row) -> bool:
+        moved = key, held, marker, new_key, row
+        return bool(await arun(self, self._write_through(key, None, SealedStrategy.move, *moved)))
+
+    def remove(self, key: str) -> bool:
+        return bool(run(self, self._write_through(key, None, SealedStrategy.remove, key)))
+
+    async def aremove(self, key: str) -> bool:
+        return bool(await arun(self, self._write_through(key, None, SealedStrategy.remove, key)))
+
+    def in_turn(self, key: str, steps: Steps[T]) -> T:
+        # The store runs the steps, so they read and write without the cache.
+        answer: T = run(self, self._write_through(key, None, SealedStrategy.in_turn, key, steps))
+        return answer
+
+    async def ain_turn(self, key: str, steps: Steps[T]) -> T:
+        answer: T = await arun(
+            self, self._write_through(key, None, SealedStrategy.in_turn, key, steps)
+        )
+        return answer
+
+    def confirm(self, key: str, row: Row) -> None:
+        run(self, self._confirm(key, row))
+
+    async def aconfirm(self, key: str, row: Row) -> None:
+        await arun(self, self._confirm(key, row))
+
+    # -- what the store alone does -----------------------------------------------------------------
+
+    def find(self, owner: str) -> Mapping[str, Row]:
+        return self.store.find(owner)
+
+    async def afind(self, owner: str) -> Mapping[str, Row]:
+        return await self.store.afind(owner)
+
+    def add_all(self, rows: Mapping[str, Row]) -> None:
+        self.store.add_all(rows)
+
+    def list_keys(self, size: int) -> Iterator[list[str]]:
+        return self.store.list_keys(size)
+
+    def count_keys(self) -> int:
+        return self.store.count_keys()
+
+    def clear_expired(self, batch_size: int) -> Iterator[int]:
+        return self.store.clear_expired(batch_size)
+
+    def count_expired(self) -> int:
+        return self.store.count_expired()
+
+    def is_conflict(self, error: StrategyUnavailable) -> bool:
+        return self.store.is_conflict(error)
+
+    def is_undone(self, written: Stored | None) -> Callable[[], bool] | None:
+        return self.store.is_undone(written)
+
+    def header(self, expires: datetime, created: datetime) -> str:
+        return self.store.header(expires, created)
+
+    def is_native(self) -> bool:
+        return self.store.is_native() and self.cache.is_native()
+
+    @property
+    def alias(self) -> str | None:
+        """Which of ``DATABASES`` the store uses, if it uses one."""
+        return getattr(self.store, "alias", None)
+
+    def check(self) -> Iterable[CheckMessage]:
+        # Warnings about what Redis may lose are for those who keep sessions there alone.
+        yield from (message for message in self.cache.check() if message.level >= ERROR)
+        yield from self.store.check()
+
+    # -- reading -----------------------------------------------------------------------------------
+
+    def _get(self, key: str) -> Steps[Row | None]:
+        names, token, reply = self._names(key), _new_token(), None
+        if self.reads and time.monotonic() >= self._reads_after:
+            reply = yield from self._ask(_READ, names, token)
+            if reply and reply[0] == _NO_LEASE:
+                leased = yield from self._renew_lease(*reply[1:])
+                reply = (yield from self._ask(_READ, names, token)) if leased else None
+        if reply and reply[0] == _HIT:
+            return _decode(reply[1])
+        row = yield from call(CachedStrategy.in_store, SealedStrategy.get, key)
+        if reply and reply[0] == _FILL and row is not None and _is_worth_a_copy(row):
+            yield from self._put_in(names, reply[1], token, row)
+        return row
+
+    def _put_in(self, names: list[str], epoch: str, token: str, row: Row) -> Steps[None]:
+        if (yield from call(CachedStrategy.is_snapshot)):
+            return  # the row may be older than the token
+        put = partial(self._ask, _PUT, names, epoch, token, *_encode(row))
+        if (yield from call(CachedStrategy.is_provisional)):
+            # The row may be this transaction's own.
+            transaction.on_commit(lambda: run(self, put()), using=self.alias)
+        else:
+            yield from put()
+
+    def _confirm(self, key: str, row: Row) -> Steps[None]:
+        held = yield from call(CachedStrategy.in_store, SealedStrategy.get, key)
+        if held is None or held.record != row.record:
+            yield from self._settle(key, "", None)
+            raise StrategyUnavailable("The cache answered with another session.")
+
+    # -- writing -----------------------------------------------------------------------------------
+
+    def _write_through(
+        self, key: str, row: Row | None, verb: Callable[..., Any], *arguments: Any
+    ) -> Steps[Any]:
+        """Write to the store. `row`: what it then holds under `key`, unless the verb says no."""
+        token = _new_token()
+        yield from self._ask(_MARK, self._names(key), token)
+        answer = yield from call(CachedStrategy.in_store, verb, *arguments)
+        settle = partial(self._settle, key, token, row if answer else None)
+        if (yield from call(CachedStrategy.is_provisional)):
+            transaction.on_commit(lambda: run(self, settle()), using=self.alias)
+        else:
+            yield from settle()
+        return answer
+
+    def _settle(self, key: str, token: str, row: Row | None) -> Steps[None]:
+        """Make sure that no copy of this session counts that is older than what the store holds."""
+        copy = _encode(row) if self.reads and row and _is_worth_a_copy(row) else ()
+        reply = yield from self._ask(_SETTLE, self._names(key), token, *copy, insist=True)
+        if reply is None:
+            yield from self._wait_for_end_of_leases(None)
+        elif reply[0] == _NO_LEASE:
+            yield from self._wait_for_end_of_leases(reply[1])
+
+    def _forget(self, instance: StoredSession, using: str, **kwargs: Any) -> None:
+        if using == self.alias:
+            key = instance.pk.hex
+            settle = partial(self._settle, key, "", None)
+            transaction.on_commit(lambda: run(self, settle()), using=using)
+
+    # -- the gate ----------------------------------------------------------------------------------
+
+    def _wait_for_end_of_leases(self, process: str | None) -> Steps[None]:
+        """Return when no lease can be left but from this process of the cache's server."""
+        while True:
+            held = yield from call(CachedStrategy.in_store, SealedStrategy.get, records.GATE)
+            if process is not None and (held is None or _Gate(held).process == process):
+                return
+            if held is not None and _Gate(held).is_closed:
+                break
+            yield from self._swap_gate(held, _make_gate(_CLOSED))
+        # A reader may have got its answer at the last moment of its lease.
+        lasts = _LEASE + self.cache.clients.find_timeout()
+        if (wait := lasts - self._count_seconds_closed(held)) > 0:
+            yield from call(SealedStrategy.pause, wait)
+
+    def _renew_lease(self, process: str, now: int) -> Steps[bool]:
+        """Grant a lease that began at `now`, if the gate is open for this process of the server."""
+        if (yield from call(CachedStrategy.is_snapshot)):
+            return False  # the gate may have been closed since
+        held = yield from call(CachedStrategy.in_store, SealedStrategy.get, records.GATE)
+        if held is None or self._count_seconds_closed(held) >= _CLOSED_FOR:
+            held = yield from self._change_gate(held, _make_gate(process))
+        elif not _Gate(held).is_closed and _Gate(held).process != process:
+            held = yield from self._change_gate(held, _make_gate(_CLOSED))
+        granted = None
+        if held is not None and _Gate(held).process == process:
+            lease, ends = self._names(""), now + int(_LEASE * 1000)
+            granted = yield from self._ask(_GRANT, lease, _Gate(held).epoch, process, ends)
+        if not granted:
+            self._reads_after = time.monotonic() + _PAUSE
+        return bool(granted)
+
+    def _count_seconds_closed(self, held: Row) -> float:
+        """Return for how long this process knows that nobody has opened or closed the gate."""
+        if not _Gate(held).is_closed:
+            return 0.0
+        now = time.monotonic()
+        if self._closed[0] != held.record:
+            self._closed = held.record, now
+        return now - self._closed[1]
+
+    def _change_gate(self, held: Row | None, row: Row) -> Steps[Row | None]:
+        """Return what the gate is now, or ``None`` if it will not be that before a commit, or if
+        another process has changed it."""
+        if (yield from call(CachedStrategy.is_provisional)):
+            transaction.on_commit(lambda: run(self, self._swap_gate(held, row)), using=self.alias)
+            return None
+        return row if (yield from self._swap_gate(held, row)) else None
+
+    def _swap_gate(self, held: Row | None, row: Row) -> Steps[bool]:
+        swap: Any = SealedStrategy.swap if held else SealedStrategy.add
+        given = (held, row) if held else (row,)
+        return bool((yield from call(CachedStrategy.in_store, swap, records.GATE, *given)))
+
+    # -- the two stores ----------------------------------------------------------------------------
+
+    def in_store(self, verb: Callable[..., T], *arguments: Any) -> T:
+        answer: T = getattr(self.store, verb.__name__)(*arguments)
+        return answer
+
+    async def ain_store(self, verb: Callable[..., T], *arguments: Any) -> T:
+        answer: T = await getattr(self.store, f"a{verb.__name__}")(*arguments)
+        return answer
+
+    def in_cache(self, script: str, names: list[str], *values: Any) -> Any:
+        return self.cache.clients.repeatable_script(script, names, *values)
+
+    async def ain_cache(self, script: str, names: list[str], *values: Any) -> Any:
+        return await self.cache.clients.arepeatable_script(script, names, *values)
+
+    def is_provisional(self) -> bool:
+        """Whether a write is part of a transaction, so that other requests do not see it yet."""
+        return is_in_transaction(self.alias)
+
+    async def ais_provisional(self) -> bool:
+        return False  # see `is_native`
+
+    def is_snapshot(self) -> bool:
+        """Whether a read may miss what other requests have committed."""
+        if self.alias is None or not is_in_transaction(self.alias):
+            return False
+        connection = connections[self.alias]
+        # Django's default is READ COMMITTED for all but SQLite.
+        return connection.vendor == "sqlite" or "isolation_level" in connection.settings_dict.get(
+            "OPTIONS", {}
+        )
+
+    async def ais_snapshot(self) -> bool:
+        return False
+
+    def _ask(
+        self, script: str, names: list[str], *values: Any, insist: bool = False
+    ) -> Steps[Any | None]:
+        """Return the cache's reply, or ``None`` if it gives none. `insist`: ask also if it failed
+        just now."""
+        if self._breaker.is_open() and not insist:
+            return None
+        try:
+            reply = yield from call(CachedStrategy.in_cache, script, names, *values)
+        except StrategyUnavailable:
+            self._breaker.open()
+            return None
+        self._breaker.close()
+        return reply
+
+    def _names(self, key: str) -> list[str]:
+        return [f"{self.cache.prefix}lease", f"{self.cache.prefix}cached:{key}"]
+
+
+def _make_cache(setting: Any) -> RedisStrategy:
+    given = {"BACKEND": setting} if isinstance(setting, str) else setting
+    if isinstance(given, dict) and isinstance(given.get("OPTIONS", {}), dict):
+        given = {**given, "OPTIONS": {"timeout": _TIMEOUT, **given.get("OPTIONS", {})}}
+    strategy = make_strategy(given, '"cache"')
+    if not isinstance(strategy, RedisStrategy):
+        raise WrongOption(
+            f'"cache" has to be a RedisStrategy: {type(strategy).__name__} is none.',
+            hint='SESSION_STRATEGY["OPTIONS"]["cache"] = {\n'
+            f'    "BACKEND": "{RedisStrategy.__module__}.RedisStrategy",\n'
+            '    "OPTIONS": {"alias": "default"},\n}',
+        )
+    return strategy
+
+
+def _make_store(setting: Any) -> SealedStrategy:
+    strategy = make_strategy(setting, '"store"')
+    if (
+        isinstance(strategy, SealedStrategy)
+        and not isinstance(strategy, CachedStrategy)
+        and not strategy.expires_by_itself
+        and strategy.is_shared
+    ):
+        return strategy
+    raise WrongOption(
+        f'"store" has to be a durable store that every process shares, such as a database:'
+        f" {type(strategy).__name__} is none.",
+        hint='SESSION_STRATEGY["OPTIONS"]["store"] ='
+        ' "django_strategy_sessions.strategies.postgres.PostgresStrategy"',
+    )
+
+
+def _new_token() -> str:
+    return secrets.token_urlsafe(_TOKEN * 3 // 4)
+
+
+def _make_gate(process: str) -> Row:
+    now = datetime.now(UTC)
+    token = secrets.token_urlsafe(records.MAC_LENGTH)[: records.MAC_LENGTH]
+    return Row(token + process, now + timedelta(days=36_500), now)
+
+
+def _is_worth_a_copy(row: Row) -> bool:
+    """Whether this is a session, and not a marker, that has not expired."""
+    is_session = len(row.record) > records.MAC_LENGTH and not records.is_moved(row.record)
+    return is_session and row.expires > datetime.now(UTC)
+
+
+def _encode(row: Row) -> tuple[str, int]:
+    """Return the copy of a row, without its owners, which are in its texts; and how long to keep
+    it, in milliseconds."""
+    lasts = min(row.expires - datetime.now(UTC), _LONGEST)
+    copy = f"{row.expires.isoformat()}\n{row.created.isoformat()}\n{row.record}"
+    return copy, max(1, lasts // timedelta(milliseconds=1))
+
+
+def _decode(copy: str) -> Row:
+    expires, created, record = copy.split("\n", 2)
+    return Row(Hidden(record), datetime.fromisoformat(expires), datetime.fromisoformat(created))
