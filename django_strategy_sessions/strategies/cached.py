@@ -374,6 +374,8 @@ class CachedStrategy(SealedStrategy):
     def _settle(self, key: str, token: str, row: Row | None) -> Steps[None]:
         """Make sure that no copy of this session counts that is older than what the store holds."""
         copy = _encode(row) if self.reads and row and _is_worth_a_copy(row) else ()
+        if self._breaker.is_open() and (yield from self._count_seconds_left()) == 0:
+            return
         reply = yield from self._ask(_SETTLE, self._names(key), token, *copy, insist=True)
         if reply is None:
             yield from self._wait_for_end_of_leases(None)
@@ -390,17 +392,24 @@ class CachedStrategy(SealedStrategy):
 
     def _wait_for_end_of_leases(self, process: str | None) -> Steps[None]:
         """Return when no lease can be left but from this process of the cache's server."""
-        while True:
+        while (wait := (yield from self._count_seconds_left(process))) is None:
             held = yield from call(CachedStrategy.in_store, SealedStrategy.get, records.GATE)
-            if process is not None and (held is None or _Gate(held).process == process):
-                return
-            if held is not None and _Gate(held).is_closed:
-                break
-            yield from self._swap_gate(held, _make_gate(_CLOSED))
+            if held is None or not _Gate(held).is_closed:
+                yield from self._swap_gate(held, _make_gate(_CLOSED))
+        if wait:
+            yield from call(SealedStrategy.pause, wait)
+
+    def _count_seconds_left(self, process: str | None = None) -> Steps[float | None]:
+        """Return for how long a lease can be left that this process of the cache's server did not
+        grant. ``None``: the gate is open for others."""
+        held = yield from call(CachedStrategy.in_store, SealedStrategy.get, records.GATE)
+        if process is not None and (held is None or _Gate(held).process == process):
+            return 0
+        if held is None or not _Gate(held).is_closed:
+            return None
         # A reader may have got its answer at the last moment of its lease.
         lasts = _LEASE + self.cache.clients.find_timeout()
-        if (wait := lasts - self._count_seconds_closed(held)) > 0:
-            yield from call(SealedStrategy.pause, wait)
+        return max(0, lasts - self._count_seconds_closed(held))
 
     def _renew_lease(self, process: str, now: int) -> Steps[bool]:
         """Grant a lease that began at `now`, if the gate is open for this process of the server."""

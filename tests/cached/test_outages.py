@@ -1,0 +1,174 @@
+"""Whatever happens to the cache, no session is lost, no write is undone, no logout is either."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+
+import pytest
+from django.db import connections
+from django.test.utils import CaptureQueriesContext
+
+from django_strategy_sessions.strategies import cached
+from django_strategy_sessions.strategies.base import StrategyUnavailable
+from django_strategy_sessions.testing import later
+
+from ..servers import Tunnel, Valkey
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "postgres"])
+
+
+def queries(strategy, stored):
+    """How many a load of this session costs."""
+    with CaptureQueriesContext(connections["postgres"]) as captured:
+        assert strategy.load(stored.session_id) is not None
+    return len(captured)
+
+
+@pytest.fixture
+def stored(one, other):
+    """A session of which the cache has a copy that both processes read."""
+    stored = one.insert({"cart": 1}, later())
+    one.load(stored.session_id)
+    assert queries(one, stored) == queries(other, stored) == 0
+    return one.load(stored.session_id)
+
+
+def change(call, strategy, stored):
+    assert call(strategy, "merge", stored, {"cart": 2}, later()) is not None
+
+
+def end(call, strategy, stored):
+    call(strategy, "delete_data", stored.session_id)
+
+
+def is_done(act, seen):
+    return seen is None if act is end else seen.data == {"cart": 2}
+
+
+acts = pytest.mark.parametrize("act", [change, end])
+
+
+@acts
+def test_a_cache_that_hung_does_not_show_what_was_replaced_meanwhile(
+    call, server, one, other, stored, act
+):
+    server.pause()
+    try:
+        act(call, one, stored)
+    finally:
+        server.resume()
+    assert is_done(act, call(other, "load", stored.session_id))
+    assert is_done(act, call(one, "load", stored.session_id))
+
+
+@acts
+def test_a_cache_that_restarts_with_old_contents_does_not_show_them(
+    call, server, one, other, stored, act
+):
+    with closing(server.client()) as client:
+        client.save()
+    act(call, one, stored)
+    server.kill()
+    server.start()
+    with closing(server.client()) as client:
+        assert client.dbsize()
+    assert is_done(act, call(other, "load", stored.session_id))
+
+
+@acts
+def test_a_cache_that_comes_back_with_old_contents_after_an_outage_does_not_show_them(
+    call, server, one, other, stored, act
+):
+    with closing(server.client()) as client:
+        client.save()
+    server.kill()
+    act(call, one, stored)
+    server.start()
+    assert is_done(act, call(other, "load", stored.session_id))
+
+
+@acts
+def test_a_process_that_cannot_reach_the_cache_is_heard_by_one_that_can(
+    call, server, make, other, stored, act
+):
+    with Tunnel(server.port) as tunnel:
+        cut_off = make(f"redis://127.0.0.1:{tunnel.port}/0")
+        assert call(cut_off, "load", stored.session_id) is not None
+        tunnel.holds = frozenset({"*"})
+        act(call, cut_off, stored)
+        assert is_done(act, call(other, "load", stored.session_id))
+
+
+@acts
+def test_processes_with_two_caches_see_what_each_other_wrote(call, make, one, stored, act):
+    with Valkey() as another:
+        moved = make(another.url)
+        act(call, moved, stored)
+    assert is_done(act, call(one, "load", stored.session_id))
+
+
+@acts
+def test_a_full_cache_drops_copies_that_it_cannot_replace(call, server, one, other, stored, act):
+    with closing(server.client()) as client:
+        client.config_set("maxmemory", "1")
+        try:
+            act(call, one, stored)
+            assert is_done(act, call(other, "load", stored.session_id))
+        finally:
+            client.config_set("maxmemory", "0")
+
+
+def test_an_emptied_cache_fills_again(call, server, one, stored):
+    with closing(server.client()) as client:
+        client.flushall()
+    assert call(one, "load", stored.session_id).data == {"cart": 1}
+    assert queries(one, stored) == 0
+
+
+def test_requests_do_not_wait_for_a_cache_that_hangs_each_time(call, server, one, stored):
+    server.pause()
+    try:
+        change(call, one, stored)
+        started = time.monotonic()
+        for _ in range(20):
+            assert call(one, "load", stored.session_id).data == {"cart": 2}
+            assert call(one, "merge", stored, {"cart": 2}, later()) is not None
+        # 40 time-outs of the cache would take 10 seconds; one request may try again.
+        assert time.monotonic() - started < 5
+    finally:
+        server.resume()
+
+
+def test_the_cache_is_used_again_after_an_outage(call, quick, server, one, stored):
+    server.kill()
+    change(call, one, stored)
+    server.start()
+    one._breaker.close()  # no need to wait for the end of its rest
+    for _ in range(3):
+        assert call(one, "load", stored.session_id).data == {"cart": 2}
+    assert queries(one, stored) == 0
+
+
+def test_a_gate_that_was_closed_stays_closed_for_a_while(call, server, one, other, stored):
+    server.pause()
+    change(call, one, stored)
+    server.resume()
+    other.load(stored.session_id)
+    time.sleep(cached._LEASE)
+    other._reads_after = 0
+    assert queries(other, stored) == 2  # of the gate, and of the session
+
+
+def test_a_store_that_is_down_is_down_with_a_cache_too(call, monkeypatch, one, stored):
+    """But for the second that a lease lasts."""
+    connections["postgres"].close()
+    monkeypatch.setitem(connections["postgres"].settings_dict, "PORT", 1)
+    with pytest.raises(StrategyUnavailable):
+        call(one, "merge", stored, {"cart": 3}, later())
+    with pytest.raises(StrategyUnavailable):
+        call(one, "delete_data", stored.session_id)
+    with closing(one.cache.clients._servers()._client) as client:
+        client.delete(*one._names("")[:1])
+    with pytest.raises(StrategyUnavailable):
+        call(one, "load", stored.session_id)
