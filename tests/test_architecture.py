@@ -72,9 +72,10 @@ IMPORTS = {
     },
     "strategies.redis": {"strategies.redis_clients", SEALED, BASE, "records", "steps"},
     "strategies.redis_clients": {
-        *("strategies.redis_servers", "strategies.redis_exchange", "strategies.loops"),
-        *(BASE, "steps", "hidden"),
+        *("strategies.redis_connections", "strategies.redis_servers", "strategies.redis_exchange"),
+        *("strategies.loops", BASE, "steps", "hidden"),
     },
+    "strategies.redis_connections": {"strategies.redis_servers"},
     "strategies.redis_servers": {"strategies.redis_exchange"},
     "strategies.redis_exchange": {"hidden"},
     "strategies.transactions": set(),
@@ -104,7 +105,7 @@ OUTSIDE = {
     "psycopg": {"strategies.postgres_connections"},
     "redis": {
         *("strategies.redis", "strategies.redis_clients"),
-        *("strategies.redis_servers", "strategies.redis_exchange"),
+        *("strategies.redis_connections", "strategies.redis_servers", "strategies.redis_exchange"),
     },
     "tqdm": {"management.batches"},
     "ua_parser": {"sign_ins"},

@@ -26,9 +26,6 @@ from django_redis.cache import RedisCache
 from django_redis.client import DefaultClient, ShardClient
 from django_redis.pool import ConnectionFactory, get_connection_factory
 from redis import ConnectionPool, Redis, RedisCluster
-from redis.asyncio import BlockingConnectionPool as AsyncConnectionPool
-from redis.asyncio import Redis as AsyncRedis
-from redis.asyncio import connection as async_connections
 from redis.backoff import NoBackoff
 from redis.exceptions import (
     AskError,
@@ -43,6 +40,7 @@ from ..hidden import Hidden
 from ..steps import Steps, arun, run
 from .base import Answers, StrategyUnavailable
 from .loops import PerLoop
+from .redis_connections import Connections, LoopClients
 from .redis_exchange import (
     Command,
     aexchange_over,
@@ -53,7 +51,7 @@ from .redis_exchange import (
     is_instrumented,
     is_outage,
 )
-from .redis_servers import Client, Cluster, OneServer, Sentinels, Servers, find_counterpart
+from .redis_servers import Client, Cluster, OneServer, Sentinels, Servers
 
 if TYPE_CHECKING:  # django-redis has no types
 
@@ -66,12 +64,6 @@ if TYPE_CHECKING:  # django-redis has no types
 else:
     _ConnectionFactory = ConnectionFactory
 
-# The async counterparts of connection classes, by name.
-_ASYNC = {
-    "Connection": async_connections.Connection,
-    "SSLConnection": async_connections.SSLConnection,
-    "UnixDomainSocketConnection": async_connections.UnixDomainSocketConnection,
-}
 _ATTEMPTS = 5  # for one command that the nodes of a cluster redirect
 # A write that changes nothing.
 _TOUCH = """
@@ -120,14 +112,13 @@ class RedisClients:
         self.idle: float = idle
         self._found: Servers | None = None
         self._lock = threading.Lock()
-        self._idle_since: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
-        self._loops = PerLoop(
-            lambda: _Loop(self.timeout, self.idle, self._idle_since), _Loop.aclose
-        )
+        self._connections: WeakKeyDictionary[Client, Connections] = WeakKeyDictionary()
+        self._loops = PerLoop(lambda: LoopClients(self.timeout, self.idle), LoopClients.aclose)
 
     def execute(self, *command: Any) -> Any:
         with _answers:
-            return _decode_reply(run(self, self._read_steps(command)))
+            _, _, (reply,) = run(self, self._send_steps([command], repeatable=True))
+            return _decode_reply(reply)
 
     def write(self, *command: Any) -> Any:
         with _answers:
@@ -154,7 +145,8 @@ class RedisClients:
 
     async def aexecute(self, *command: Any) -> Any:
         with _answers:
-            return _decode_reply(await arun(self, self._read_steps(command)))
+            _, _, (reply,) = await arun(self, self._send_steps([command], repeatable=True))
+            return _decode_reply(reply)
 
     async def awrite(self, *command: Any) -> Any:
         with _answers:
@@ -175,10 +167,6 @@ class RedisClients:
 
     # -- the rules ---------------------------------------------------------------------------------
 
-    def _read_steps(self, command: Command) -> Steps[Any]:
-        _, _, replies = yield from self._send_steps([command], repeatable=True)
-        return replies[0]
-
     def _write_steps(self, command: Command) -> Steps[Any]:
         """Send a write once, and wait in the same round trip until enough replicas have it."""
         if not self.replicas:
@@ -196,7 +184,8 @@ class RedisClients:
             raise StrategyUnavailable("Too few replicas confirmed a write in time.")
         if not servers.is_safe(client, answers):
             servers.doubt(client)
-            if (yield from self._find_steps(servers, _find_key(command))) is not client:
+            key = _find_key(command)
+            if (servers.find(key) or (yield from self._find_anew(servers, key))) is not client:
                 raise StrategyUnavailable("Another server became the primary during a write.")
         if not reply:
             # Nothing was written, and Valkey's WAIT covers only this connection's writes. What
@@ -217,11 +206,9 @@ class RedisClients:
         except NoScriptError:  # the server does not know it yet: it restarted or took over
             return (yield from send(("EVAL", script, *given)))
 
-    def _find_steps(self, servers: Servers, key: Any) -> Steps[Client]:
-        client = servers.find(key)
-        if client is None:
-            yield "_refresh", servers
-            client = servers.find(key, refreshed=True)
+    def _find_anew(self, servers: Servers, key: Any) -> Steps[Client]:
+        yield "_refresh", servers
+        client = servers.find(key, refreshed=True)
         assert client is not None  # noqa: S101
         return client
 
@@ -236,11 +223,12 @@ class RedisClients:
         servers = self._found or (yield ("_servers",))
         limit = servers.timeout / 2 if repeatable else None
         late = time.monotonic() + servers.timeout * 0.75
+        key = _find_key(commands[0])
         redirected: Client | None = None  # by another node
         asking: list[Command] = []
         anew = False
         for _ in range(_ATTEMPTS):
-            client = redirected or (yield from self._find_steps(servers, _find_key(commands[0])))
+            client = redirected or servers.find(key) or (yield from self._find_anew(servers, key))
             try:
                 replies = yield "_exchange", servers, client, asking + commands, limit, anew
             except Exception as error:
@@ -346,46 +334,30 @@ class RedisClients:
         anew: bool,
     ) -> list[Any]:
         """Send commands to one server in one round trip. Return its replies, including errors."""
-        pool = client.connection_pool
+        connections = self._connections.get(client) or self._add_connections(client)
         if is_instrumented(client):
-            self._release(
-                pool, self._take(pool, anew)
-            )  # the client takes this one next, and it is alive
+            connections.offer(anew)
             return exchange_through(client, commands)
         if anew:
+            pool = client.connection_pool
             bounds = dict.fromkeys(("socket_timeout", "socket_connect_timeout"), limit)
             connection = pool.connection_class(**{**pool.connection_kwargs, **bounds})
             try:
                 return exchange_over(connection, commands, limit)
             finally:
                 connection.disconnect()
-        connection = self._take(pool)
+        connection = connections.take()
+        usable = False
         try:
             replies = exchange_over(connection, commands, limit)
-            if any(map(ends_connection, replies)) or not servers.has(client):
-                connection.disconnect()
+            usable = servers.has(client) and not any(map(ends_connection, replies))
             return replies
-        except BaseException:
-            connection.disconnect()  # A late reply would reach the next caller.
-            raise
         finally:
-            self._release(pool, connection)
+            connections.give_back(connection, usable)
 
-    def _release(self, pool: ConnectionPool, connection: Any) -> None:
-        self._idle_since[connection] = time.monotonic()
-        pool.release(connection)
-
-    def _take(self, pool: ConnectionPool, anew: bool = False) -> Any:
-        """Take a connection from the pool. Reconnect it if it was idle for too long."""
-        connection = pool.get_connection()
-        try:
-            if anew or _idle_seconds(connection, self._idle_since) > self.idle:
-                connection.disconnect()
-                connection.connect()
-        except BaseException:
-            pool.release(connection)
-            raise
-        return connection
+    def _add_connections(self, client: Client) -> Connections:
+        made = Connections(client.connection_pool, self.idle)
+        return self._connections.setdefault(client, made)
 
     # -- connections of event loops ---------------------------------------------------------------
 
@@ -403,20 +375,15 @@ class RedisClients:
         async with asyncio.timeout(limit):
             connection = await loop.take(pool, anew)
             if is_instrumented(twin):
-                self._idle_since[connection] = time.monotonic()
-                await pool.release(connection)
+                await loop.give_back(pool, connection, usable=True)
                 return await aexchange_through(twin, commands)
+            usable = False
             try:
                 replies = await aexchange_over(connection, commands)
-                if any(map(ends_connection, replies)) or not servers.has(client):
-                    await connection.disconnect(nowait=True)
+                usable = servers.has(client) and not any(map(ends_connection, replies))
                 return replies
-            except BaseException:
-                await connection.disconnect(nowait=True)
-                raise
             finally:
-                self._idle_since[connection] = time.monotonic()
-                await pool.release(connection)
+                await loop.give_back(pool, connection, usable)
 
     # -- what `manage.py check` can see ------------------------------------------------------------
 
@@ -526,75 +493,6 @@ _UNFIT_OPTIONS = {
 _BASES: dict[str, type] = {"CONNECTION_POOL_CLASS": ConnectionPool, "REDIS_CLIENT_CLASS": Redis}
 
 
-class _Loop:
-    """The clients of one event loop: an async twin for each sync client."""
-
-    def __init__(self, timeout: float, idle: float, resting: WeakKeyDictionary[Any, float]) -> None:
-        self.refreshing = asyncio.Lock()
-        self._timeout, self._idle, self._idle_since = timeout, idle, resting
-        self._twins: dict[Client, AsyncRedis] = {}
-        self._loop = asyncio.get_running_loop()
-        self._timer: asyncio.TimerHandle | None = None
-        self._shrinking: asyncio.Task[None] | None = None
-
-    def twin(self, client: Client) -> AsyncRedis:
-        if self._timer is None:
-            self._timer = self._loop.call_later(self._idle, self._begin_to_shrink)
-        if client not in self._twins:
-            pool: Any = client.connection_pool
-            # Tasks wait for a connection, because there may be more tasks than any limit allows.
-            twins: Any = AsyncConnectionPool(
-                max_connections=pool.max_connections,
-                timeout=self._timeout,
-                **{**_shared_options(pool.connection_kwargs), "protocol": 2},
-                connection_class=find_counterpart(_ASYNC, pool.connection_class),
-            )
-            self._twins[client] = AsyncRedis(connection_pool=twins)
-        return self._twins[client]
-
-    async def take(self, pool: Any, anew: bool) -> Any:
-        connection = await pool.get_connection()
-        try:
-            if anew or _idle_seconds(connection, self._idle_since) > self._idle:
-                await connection.disconnect(nowait=True)
-                await connection.connect()
-        except BaseException:
-            await connection.disconnect(nowait=True)
-            await pool.release(connection)
-            raise
-        return connection
-
-    def _begin_to_shrink(self) -> None:
-        self._timer = None
-        self._shrinking = self._loop.create_task(self._shrink())
-
-    async def _shrink(self) -> None:
-        """Close connections that a burst of requests left idle."""
-        left = False
-        for twin in self._twins.values():
-            pool: Any = twin.connection_pool
-            free = []
-            while pool.can_get_connection():
-                free.append(pool.get_available_connection())  # the last one released first
-                if not free[-1].is_connected:
-                    break
-            for connection in reversed(free):
-                if _idle_seconds(connection, self._idle_since) > self._idle:
-                    await connection.disconnect(nowait=True)
-                left = left or connection.is_connected
-                await pool.release(connection)
-        if left and self._timer is None:
-            self._timer = self._loop.call_later(self._idle, self._begin_to_shrink)
-
-    async def aclose(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._shrinking is not None:
-            await self._shrinking
-        for twin in self._twins.values():
-            await twin.connection_pool.disconnect()
-
-
 class ClusterConnectionFactory(_ConnectionFactory):
     """Connects django-redis to a Redis Cluster: set it as ``CONNECTION_FACTORY`` in ``OPTIONS``.
 
@@ -619,26 +517,8 @@ class ClusterConnectionFactory(_ConnectionFactory):
 # -- helpers ---------------------------------------------------------------------------------------
 
 
-def _idle_seconds(connection: Any, since: WeakKeyDictionary[Any, float]) -> float:
-    now = time.monotonic()
-    return now - since.get(connection, now)
-
-
 def _find_key(command: Command) -> Any:
     return command[3] if command[0] in ("EVAL", "EVALSHA") else command[1]
-
-
-def _shared_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Keep the options that sync and async clients share, without parsers and handlers."""
-    return {
-        name: value
-        for name, value in options.items()
-        if name == "credential_provider"
-        or (
-            isinstance(value, (str, bytes, int, float, list, tuple, dict, type(None)))
-            and not name.startswith("orig_")
-        )
-    }
 
 
 @cache

@@ -39,13 +39,18 @@ _REFUSAL_CODES = ("BUSY", "MASTERDOWN", "MISCONF", "NOREPLICAS", "OOM", "READONL
 
 def exchange_over(connection: Any, commands: list[Command], limit: float | None) -> list[Any]:
     connection.send_packed_command(_pack(connection, commands))
-    if limit is None:
-        return [_read_reply(connection) for _ in commands]
-    if _has_bounded_reads(connection.__class__):  # saves two calls of poll()
-        return [_read_reply(connection, timeout=limit) for _ in commands]
-    if not connection.can_read(limit):
+    options = {}
+    if limit is not None and _has_bounded_reads(connection.__class__):
+        options["timeout"] = limit  # saves two calls of poll()
+    elif limit is not None and not connection.can_read(limit):
         raise redis.TimeoutError("The server did not answer on this connection.")
-    return [_read_reply(connection) for _ in commands]
+    replies: list[Any] = []
+    for _ in commands:
+        try:
+            replies.append(connection.read_response(**options))
+        except ResponseError as error:
+            replies.append(error)
+    return replies
 
 
 @cache
@@ -60,13 +65,6 @@ def _pack(connection: Any, commands: list[Command]) -> list[HiddenBytes]:
     else:
         packed = connection.pack_commands(commands)
     return list(map(HiddenBytes, packed))
-
-
-def _read_reply(connection: Any, **options: Any) -> Any:
-    try:
-        return connection.read_response(**options)
-    except ResponseError as error:
-        return error
 
 
 async def aexchange_over(connection: Any, commands: list[Command]) -> list[Any]:

@@ -1,0 +1,172 @@
+"""Connections to one Redis server: of sync code, and of each event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from redis import ConnectionPool
+from redis.asyncio import BlockingConnectionPool as AsyncConnectionPool
+from redis.asyncio import Redis as AsyncRedis
+from redis.asyncio import connection as async_connections
+from redis.exceptions import RedisError
+
+from .redis_servers import Client, find_counterpart
+
+# The async counterparts of connection classes, by name.
+_ASYNC = {
+    "Connection": async_connections.Connection,
+    "SSLConnection": async_connections.SSLConnection,
+    "UnixDomainSocketConnection": async_connections.UnixDomainSocketConnection,
+}
+
+
+class Connections:
+    """Takes connections from the pool of a client, and keeps them from one command to the next.
+
+    To redis-py's pool, lending a connection is more work than a command is: it locks, counts, and
+    notifies. It gets each connection back only where it has to, because threads wait for one or
+    passwords are renewed.
+    """
+
+    def __init__(self, pool: ConnectionPool, idle: float) -> None:
+        self._pool, self._idle = pool, idle
+        self._keeps = (
+            type(pool) is ConnectionPool and "credential_provider" not in pool.connection_kwargs
+        )
+        self._kept: dict[int, list[Any]] = {}  # by process: a forked one leaves its parent's alone
+        self._idle_since: dict[Any, float] = {}
+
+    def take(self, anew: bool = False) -> Any:
+        """Take a connection that is alive. Reconnect it if it was idle for too long."""
+        try:
+            connection = self._kept.setdefault(os.getpid(), []).pop()
+        except IndexError:
+            connection = self._pool.get_connection()
+        try:
+            if anew or not self._is_usable(connection):
+                connection.disconnect()
+                connection.connect()
+        except BaseException:
+            self._pool.release(connection)
+            raise
+        return connection
+
+    def _is_usable(self, connection: Any) -> bool:
+        now = time.monotonic()
+        if now - self._idle_since.get(connection, now) > self._idle:
+            return False
+        try:
+            return not (connection.can_read() or connection.should_reconnect())
+        except (RedisError, OSError):
+            return False
+
+    def give_back(self, connection: Any, usable: bool) -> None:
+        if not usable:  # A late reply would reach the next caller.
+            connection.disconnect()
+        self._idle_since[connection] = time.monotonic()
+        if usable and self._keeps:
+            self._kept[os.getpid()].append(connection)
+        else:
+            self._pool.release(connection)
+
+    def offer(self, anew: bool) -> None:
+        """Give the pool a connection that is alive: its client takes this one next."""
+        connection = self.take(anew)
+        self._idle_since[connection] = time.monotonic()
+        self._pool.release(connection)
+
+
+class LoopClients:
+    """The clients of one event loop: an async twin for each sync client."""
+
+    def __init__(self, timeout: float, idle: float) -> None:
+        self.refreshing = asyncio.Lock()
+        self._timeout, self._idle = timeout, idle
+        self._idle_since: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
+        self._twins: dict[Client, AsyncRedis] = {}
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._shrinking: asyncio.Task[None] | None = None
+
+    def twin(self, client: Client) -> AsyncRedis:
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._idle, self._begin_to_shrink)
+        if client not in self._twins:
+            pool: Any = client.connection_pool
+            # Tasks wait for a connection, because there may be more tasks than any limit allows.
+            twins: Any = AsyncConnectionPool(
+                max_connections=pool.max_connections,
+                timeout=self._timeout,
+                **{**_shared_options(pool.connection_kwargs), "protocol": 2},
+                connection_class=find_counterpart(_ASYNC, pool.connection_class),
+            )
+            self._twins[client] = AsyncRedis(connection_pool=twins)
+        return self._twins[client]
+
+    async def take(self, pool: Any, anew: bool) -> Any:
+        connection = await pool.get_connection()
+        try:
+            if anew or self._idle_seconds(connection) > self._idle:
+                await connection.disconnect(nowait=True)
+                await connection.connect()
+        except BaseException:
+            await self.give_back(pool, connection, usable=False)
+            raise
+        return connection
+
+    async def give_back(self, pool: Any, connection: Any, usable: bool) -> None:
+        if not usable:  # A late reply would reach the next caller.
+            await connection.disconnect(nowait=True)
+        self._idle_since[connection] = time.monotonic()
+        await pool.release(connection)
+
+    def _idle_seconds(self, connection: Any) -> float:
+        now = time.monotonic()
+        return now - self._idle_since.get(connection, now)
+
+    def _begin_to_shrink(self) -> None:
+        self._timer = None
+        self._shrinking = self._loop.create_task(self._shrink())
+
+    async def _shrink(self) -> None:
+        """Close connections that a burst of requests left idle."""
+        left = False
+        for twin in self._twins.values():
+            pool: Any = twin.connection_pool
+            free = []
+            while pool.can_get_connection():
+                free.append(pool.get_available_connection())  # the last one released first
+                if not free[-1].is_connected:
+                    break
+            for connection in reversed(free):
+                if self._idle_seconds(connection) > self._idle:
+                    await connection.disconnect(nowait=True)
+                left = left or connection.is_connected
+                await pool.release(connection)
+        if left and self._timer is None:
+            self._timer = self._loop.call_later(self._idle, self._begin_to_shrink)
+
+    async def aclose(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._shrinking is not None:
+            await self._shrinking
+        for twin in self._twins.values():
+            await twin.connection_pool.disconnect()
+
+
+def _shared_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Keep the options that sync and async clients share, without parsers and handlers."""
+    return {
+        name: value
+        for name, value in options.items()
+        if name == "credential_provider"
+        or (
+            isinstance(value, (str, bytes, int, float, list, tuple, dict, type(None)))
+            and not name.startswith("orig_")
+        )
+    }
