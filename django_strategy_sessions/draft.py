@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import ItemsView, Iterator, Mapping, ValuesView
+from collections.abc import ItemsView, Iterator, ValuesView
 from threading import Lock
 from typing import Any
 
@@ -114,9 +114,6 @@ class Draft(HiddenDict):
     def put(self, name: str, value: Any) -> None:
         """Set a name to a text or a value that comes from the store."""
         dict.__setitem__(self, name, value)
-
-    def take_over(self, texts: Mapping[str, Any]) -> None:
-        dict.update(self, texts)
 
     def _decode_all(self) -> None:
         for name in list(self):

@@ -96,7 +96,7 @@ def seal(key: str, texts: Texts, header: str = "") -> str:
 
 def unseal(key: str, record: str, header_length: int = 0) -> Texts | None:
     """Return the texts of a record. If `seal` did not make it for this key, log that: ``None``."""
-    if not _is_sealed(key, record):
+    if not _is_sealed(key, record, signing.project_secrets()):
         _logger.warning("A session record that does not unseal was treated as no session.")
         return None
     made_by = record[MAC_LENGTH + header_length]
@@ -120,7 +120,7 @@ def unseal(key: str, record: str, header_length: int = 0) -> Texts | None:
 
 def is_current(key: str, record: str) -> bool:
     """Whether the newest secret sealed the record."""
-    return _matches(key, record, signing.project_secrets()[0])
+    return _is_sealed(key, record, signing.project_secrets()[:1])
 
 
 def moved(key: str, new_key: str, header: str = "") -> str:
@@ -137,16 +137,17 @@ def is_moved(record: str) -> bool:
 def follow(key: str, record: str, header_length: int = 0) -> str | None:
     """Return the new key in a marker, or ``None`` if `moved` did not make it for this key."""
     seal, body = record[MAC_LENGTH : 2 * MAC_LENGTH], record[2 * MAC_LENGTH :]
-    return body[header_length:] if _is_sealed(key, Hidden(seal + MOVED + body)) else None
+    sealed = Hidden(seal + MOVED + body)
+    return body[header_length:] if _is_sealed(key, sealed, signing.project_secrets()) else None
 
 
 def _split(lines: str) -> Texts:
     """Return the texts by name. Neither holds a raw tab or newline."""
-    parts = lines[1:].replace(',\n"', '":\t').split('":\t') if lines else []
-    names, texts = parts[::2], parts[1::2]
-    if "\\" in "".join(names):
-        names = [json.loads(f'"{name}"') for name in names]
-    return Texts(zip(names, map(Text, texts), strict=True))
+    texts = Texts()
+    for line in lines[1:].split(',\n"') if lines else ():
+        name, _, text = line.partition('":\t')
+        texts[json.loads(f'"{name}"') if "\\" in name else name] = Text(text)
+    return texts
 
 
 def _mac(key: str, body: bytes | memoryview, secret: bytes) -> str:
@@ -154,11 +155,9 @@ def _mac(key: str, body: bytes | memoryview, secret: bytes) -> str:
     return signing.mac("record", secret, key.encode(), body)
 
 
-def _is_sealed(key: str, record: str) -> bool:
-    return any(_matches(key, record, secret) for secret in signing.project_secrets())
-
-
-def _matches(key: str, record: str, secret: bytes) -> bool:
+def _is_sealed(key: str, record: str, secrets: signing.Secrets) -> bool:
     body = memoryview(record.encode("utf-8", "surrogatepass"))[MAC_LENGTH:]
     mac = record[:MAC_LENGTH]
-    return mac.isascii() and hmac.compare_digest(_mac(key, body, secret), mac)
+    return mac.isascii() and any(
+        hmac.compare_digest(_mac(key, body, secret), mac) for secret in secrets
+    )

@@ -195,8 +195,6 @@ class State:
                 end = _compute_absolute_end(stored.created)
                 if end is None or end > datetime.now(UTC):
                     self.others = ()
-                    if not self.may_follow:
-                        stored = stored.alone()
                     if stored.session_id != self.session_id:
                         yield from self._rename(stored)
                     return stored
@@ -226,9 +224,7 @@ class State:
             self.stored = yield from self.load()
             if self.stored is None:
                 self.session_id = None
-            draft = Draft()
-            draft.take_over(self._base)
-            self.data, self.loaded = draft, True
+            self.data, self.loaded = Draft(self._base), True
 
     def insert(self, expires: datetime) -> Steps[bool]:
         """Create a record of the data under a new id. False: see `_continue_from`."""
@@ -370,9 +366,12 @@ class State:
             self._undo_points.append(_UndoPoint(is_undone, session_id, stored, ends))
 
     def _find_stored(self) -> Steps[Stored | None]:
-        """Return the stored session; load it if replace_data() ran without loading."""
+        """Return the stored session, as a save may write it; load it if replace_data() ran without
+        loading."""
         if self.stored is None:
             self.stored = yield from self.load()
+        if self.stored is not None and not self.may_follow:
+            self.stored = self.stored.alone()
         return self.stored
 
     def references(self) -> Steps[Collection[str]]:
@@ -387,8 +386,6 @@ class State:
         """
         yield from self._remember(self.session_id, self.stored, stored)
         signs_in = brings_user(self._base, stored.texts)
-        if not self.may_follow:
-            stored = stored.alone()
         self.stored, self.session_id = stored, stored.session_id
         self._asked = True  # so that the response sends the cookie
         if stored.texts is not texts:

@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from threading import Lock
 
 # What the code that runs is inside of. It goes along into the threads that this code waits for.
-_inside: ContextVar[tuple[object, ...]] = ContextVar("inside", default=())
+_inside: ContextVar[frozenset[object]] = ContextVar("inside", default=frozenset())
 
 
 class Turn:
@@ -42,7 +42,7 @@ class Turn:
                 return
             holder, self._holder = self._holder, None
             waiting, self._waiting = self._waiting, []
-        _inside.set(tuple(one for one in _inside.get() if one is not holder))
+        _inside.set(_inside.get() - {holder})
         for turn in waiting:
             if turn.set_running_or_notify_cancel():
                 turn.set_result(None)
@@ -55,7 +55,7 @@ class Turn:
         with self._guard:
             if self._holder is None:
                 self._holder, self._by_task, self._depth = object(), by_task, 1
-                _inside.set((*_inside.get(), self._holder))
+                _inside.set(_inside.get() | {self._holder})
                 return None
             # Sync code in the thread of an event loop must not wait for a task of that loop.
             passes = self._by_task and not by_task and _is_loop_running()

@@ -330,11 +330,12 @@ def _make_entry(key: str, row: Row) -> tuple[str, float, int]:
 def _row(record: str | None) -> Row | None:
     if record is None:
         return None
-    header = record[records.MAC_LENGTH :]
+    start = records.MAC_LENGTH
     if records.is_moved(record):  # in a marker, another seal precedes the header
-        header = header[records.MAC_LENGTH :]
+        start += records.MAC_LENGTH
+    middle = start + _DIGITS
     try:
-        expires, created = _moment(header[:_DIGITS]), _moment(header[_DIGITS : 2 * _DIGITS])
+        expires, created = _moment(record[start:middle]), _moment(record[middle : middle + _DIGITS])
     except ValueError:
         expires = created = _NEVER  # such a record does not unseal
     return Row(record, expires, created)
