@@ -167,6 +167,10 @@ class RedisClients:
 
     # -- the rules ---------------------------------------------------------------------------------
 
+    def _read_steps(self, command: Command) -> Steps[Any]:
+        _, _, replies = yield from self._send_steps([command], repeatable=True)
+        return replies[0]
+
     def _write_steps(self, command: Command) -> Steps[Any]:
         """Send a write once, and wait in the same round trip until enough replicas have it."""
         if not self.replicas:
