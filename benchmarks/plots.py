@@ -18,6 +18,7 @@ STYLES: dict[str, dict[str, Any]] = {
     "db": {"color": "#d9730d", "marker": "s", "linestyle": "--"},
     "cached_db": {"color": "#c4458f", "marker": "D", "linestyle": "-."},
     "ours, Redis": {"color": "#1a9e8f", "marker": "^"},
+    "ours, cached": {"color": "#7a5cd6", "marker": "v"},
     "cache": {"color": "#a3801a", "marker": "v", "linestyle": ":"},
 }
 mpl.rcParams.update(

@@ -70,12 +70,17 @@ STRATEGIES: dict[str, Any] = {
         "OPTIONS": {"alias": "ours"},
     },
 }
+STRATEGIES["cached"] = {
+    "BACKEND": f"{OURS}.strategies.cached.CachedStrategy",
+    "OPTIONS": {"cache": STRATEGIES["Redis"], "store": STRATEGIES["PostgreSQL"]},
+}
 MOVING: dict[str, Any] = {
     store: {
         "BACKEND": f"{OURS}.strategies.moving.MovingStrategy",
         "OPTIONS": {"source": f"{THEIRS}.backends.db", "target": target, "step": "move"},
     }
     for store, target in STRATEGIES.items()
+    if store != "cached"
 }
 ENGINES = {
     "PostgreSQL": {
@@ -87,6 +92,10 @@ ENGINES = {
         "ours": f"{OURS}.engine",
         "theirs": f"{THEIRS}.backends.cache",
     },
+    "cached": {
+        "ours": f"{OURS}.engine",
+        "theirs": f"{THEIRS}.backends.cached_db",
+    },
 }
 NAMES = {
     ("PostgreSQL", "ours"): "ours, PostgreSQL",
@@ -95,6 +104,7 @@ NAMES = {
     ("Redis", "ours"): "ours, Redis",
     ("Redis", "theirs"): "cache",
 }
+SITES = {**NAMES, ("cached", "ours"): "ours, cached"}
 
 
 def middleware(side: str) -> str:

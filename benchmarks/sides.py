@@ -263,15 +263,17 @@ class UnmarkedRedis(BareRedis):
 
 @contextmanager
 def stores(alias: str) -> Iterator[dict[str, Side]]:
-    """The sides, over a database of this alias or, for ``redis``, over Redis."""
-    store = "Redis" if alias == "redis" else "PostgreSQL"
-    Router.alias = "default" if alias == "redis" else alias
+    """The sides, over a database of this alias, or for ``redis`` over Redis, or for ``cached`` over
+    PostgreSQL with Redis in front."""
+    store = {"redis": "Redis", "cached": "cached"}.get(alias, "PostgreSQL")
+    Router.alias = "default" if store != "PostgreSQL" else alias
     with override_settings(SESSION_STRATEGY=STRATEGIES[store]):
         sides: dict[str, Side] = {
             name: Engine(engine, middleware(name), _forge_ours if name == "ours" else _forge_theirs)
             for name, engine in ENGINES[store].items()
         }
-        sides["bare"] = BareRedis() if store == "Redis" else BarePostgres()
+        if store != "cached":  # no driver has this alone
+            sides["bare"] = BareRedis() if store == "Redis" else BarePostgres()
         yield sides
 
 

@@ -14,7 +14,7 @@ from ..plots import bars
 from ..report import Plot, Section, Table, as_ratio, per_second, table
 from ..scale import Scale
 from ..servers import on_servers_cpu
-from ..settings import NAMES, Router
+from ..settings import SITES, Router
 from ..site.process import Site
 from ..site.visitors import Visitor, logged_in, register, time_per_visit
 
@@ -22,7 +22,7 @@ SERVERS = {"wsgi": "WSGI, gunicorn", "asgi": "ASGI, uvicorn"}
 VERBS = ["read", "write", "login"]
 COMPARED = [
     ("db", "ours, PostgreSQL"),
-    ("cached_db", "ours, PostgreSQL"),
+    ("cached_db", "ours, cached"),
     ("cache", "ours, Redis"),
 ]
 Cells = dict[tuple[str, str], Times]  # by server and verb; the times by the names of the sides
@@ -63,7 +63,7 @@ def _visited(interface: str, names: list[str], runner: asyncio.Runner) -> Iterat
     """The sites of all sides, and on each its users."""
     with ExitStack() as stack:
         sites = {
-            name: Site(interface, store, side, AT_ONCE) for (store, side), name in NAMES.items()
+            name: Site(interface, store, side, AT_ONCE) for (store, side), name in SITES.items()
         }
         with ThreadPoolExecutor() as pool:
             list(pool.map(stack.enter_context, sites.values()))
@@ -89,9 +89,9 @@ def _ratios(cells: Cells) -> Table:
 
 def _rates(cells: Cells) -> Table:
     return table(
-        ["server", "requests a second", *NAMES.values()],
+        ["server", "requests a second", *SITES.values()],
         (
-            [server, verb, *(per_second(times, name) for name in NAMES.values())]
+            [server, verb, *(per_second(times, name) for name in SITES.values())]
             for (server, verb), times in cells.items()
         ),
         texts=2,
@@ -102,7 +102,7 @@ def _plot(cells: Cells) -> Plot:
     panels = {
         f"{server}: requests a second": {
             name: {verb: 1e6 / median(cells[server, verb][name]) for verb in VERBS}
-            for name in NAMES.values()
+            for name in SITES.values()
         }
         for server in SERVERS.values()
     }

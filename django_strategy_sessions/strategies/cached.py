@@ -506,10 +506,7 @@ class CachedStrategy(SealedStrategy):
 
 
 def _make_cache(setting: Any) -> RedisStrategy:
-    given = {"BACKEND": setting} if isinstance(setting, str) else setting
-    if isinstance(given, dict) and isinstance(given.get("OPTIONS", {}), dict):
-        given = {**given, "OPTIONS": {"timeout": _TIMEOUT, **given.get("OPTIONS", {})}}
-    strategy = make_strategy(given, '"cache"')
+    strategy = make_strategy(setting, '"cache"')
     if not isinstance(strategy, RedisStrategy):
         raise WrongOption(
             f'"cache" has to be a RedisStrategy: {type(strategy).__name__} is none.',
@@ -517,6 +514,15 @@ def _make_cache(setting: Any) -> RedisStrategy:
             f'    "BACKEND": "{RedisStrategy.__module__}.RedisStrategy",\n'
             '    "OPTIONS": {"alias": "default"},\n}',
         )
+    if "cluster" in strategy.clients.kind():  # a lease is for the copies on its own server
+        raise WrongOption(
+            f'"cache" cannot be a Redis Cluster, as the cache {strategy.clients.alias!r} is.',
+            hint=f'CACHES["{strategy.clients.alias}"] = {{\n'
+            '    "BACKEND": "django_redis.cache.RedisCache",\n'
+            '    "LOCATION": "redis://127.0.0.1:6379/0",\n}',
+        )
+    if isinstance(setting, str) or "timeout" not in setting.get("OPTIONS", {}):
+        strategy.clients.timeout = _TIMEOUT
     return strategy
 
 

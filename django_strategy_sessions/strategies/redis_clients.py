@@ -395,7 +395,7 @@ class RedisClients:
         for fault, hint, identifier in self._find_faults():
             yield checks.Error(fault, hint=hint, id=identifier)
             return
-        if "cluster" not in self._kind():  # making its client already asks for the nodes
+        if "cluster" not in self.kind():  # making its client already asks for the nodes
             try:
                 self._servers()
             except ImproperlyConfigured as error:
@@ -407,9 +407,9 @@ class RedisClients:
                     id="strategy_sessions.E011",
                 )
                 return
-        if self._kind() and not self.replicas:
+        if self.kind() and not self.replicas:
             yield checks.Warning(
-                f"A failover of the {self._kind()} can lose logins, logouts and changes that were"
+                f"A failover of the {self.kind()} can lose logins, logouts and changes that were"
                 " answered with success.",
                 hint="SESSION_STRATEGY = {\n"
                 '    "BACKEND": "django_strategy_sessions.strategies.redis.RedisStrategy",\n'
@@ -437,7 +437,7 @@ class RedisClients:
                     id="strategy_sessions.W004",
                 )
 
-    def _kind(self) -> str:
+    def kind(self) -> str:
         """Name what can fail over; empty for a single server."""
         options = dict(self._settings.get("OPTIONS", {}))
         with suppress(ImportError, ImproperlyConfigured):  # reported when the client is made
