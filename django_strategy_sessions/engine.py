@@ -14,12 +14,13 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
+from .asking import aask, ask
 from .draft import Draft
 from .hidden import HiddenDict
-from .signals import aannounce, announce
+from .signals import REFUSED, aannounce, announce, tell
 from .signing import sign, unsign
 from .state import State, expires_after
-from .steps import Steps, arun, call, run
+from .steps import Steps, call
 from .strategies import get_strategy
 from .strategies.base import EXPIRY, USER, Apply, OldKey, SessionStrategy, StrategyUnavailable
 
@@ -265,7 +266,7 @@ class SessionStore(SessionBase):
     def _run(self, steps: Steps[T]) -> T:
         try:
             with self._state.turn:
-                return run(get_strategy(), steps)
+                return ask(get_strategy(), steps)
         except StrategyUnavailable as error:
             self.outage = error
             raise
@@ -276,7 +277,7 @@ class SessionStore(SessionBase):
     async def _arun(self, steps: Steps[T]) -> T:
         try:
             async with self._state.turn:
-                return await arun(get_strategy(), steps)
+                return await aask(get_strategy(), steps)
         except StrategyUnavailable as error:
             self.outage = error
             raise
@@ -533,7 +534,10 @@ class SessionStore(SessionBase):
 def _session_id(session_key: object, cookie_name: str | None = None) -> str | None:
     session_id = unsign(session_key, cookie_name or settings.SESSION_COOKIE_NAME)
     if session_id is None and isinstance(session_key, str):
-        return get_strategy().adopt(session_key)
+        strategy = get_strategy()
+        session_id = strategy.adopt(session_key)
+        if session_id is None and session_key:
+            tell(type(strategy), REFUSED)
     return session_id
 
 

@@ -27,11 +27,12 @@ from django.utils.cache import patch_vary_headers
 from django.utils.http import http_date
 
 from . import cookies
+from .asking import aask, ask
 from .draft import Draft
-from .signals import aannounce, announce
+from .signals import REFUSED, aannounce, announce, tell
 from .signing import Secrets, checked_secrets, sign, unsign
 from .state import State, expires_after
-from .steps import Steps, arun, run
+from .steps import Steps
 from .strategies import make_strategy, require_features
 from .strategies.base import SessionStrategy
 from .values import flash_name, is_flash, text_of_name, unflashed
@@ -120,11 +121,11 @@ class Cookie:
     def _refuse(self, why: str) -> None:
         raise ImproperlyConfigured(f"The cookie {self.name!r} {why}.")
 
-    def session_ids(self, source: HttpRequest | str | None) -> list[str]:
-        """Return the ids of this cookie's keys that verify, in the order of the header."""
+    def session_ids(self, source: HttpRequest | str | None) -> list[str | None]:
+        """Return the ids of this cookie's keys, in the order of the header. ``None``: the key does
+        not verify."""
         keys = cookies.sent_values(source, self.name)
-        ids = [unsign(key, self.name, self._secrets) for key in keys]
-        return [session_id for session_id in ids if session_id is not None]
+        return [unsign(key, self.name, self._secrets) for key in keys if key]
 
     def key(self, session_id: str) -> str:
         key = sign(session_id, self.name, self._secrets)
@@ -284,7 +285,7 @@ class SessionStorage(Generic[D, F]):
         """Return the session of a request or ``Cookie`` header, or a new, empty one."""
         session = self._find(source, options)
         del source  # error reports show local variables
-        run(self.strategy, session._state.open())
+        ask(self.strategy, session._state.open())
         return session
 
     async def aget_session(
@@ -292,7 +293,7 @@ class SessionStorage(Generic[D, F]):
     ) -> Session[D, F]:
         session = self._find(source, options)
         del source
-        await arun(self.strategy, session._state.open())
+        await aask(self.strategy, session._state.open())
         return session
 
     def commit_session(
@@ -318,7 +319,7 @@ class SessionStorage(Generic[D, F]):
         before its changes could be saved.
         """
         with session._state.turn:
-            cookie = run(self.strategy, self._commit(session, response, rotate, options))
+            cookie = ask(self.strategy, self._commit(session, response, rotate, options))
         announce(type(self.strategy), session._state.take_ended())
         return cookie
 
@@ -331,7 +332,7 @@ class SessionStorage(Generic[D, F]):
         **options: Unpack[CookieOptions],
     ) -> str:
         async with session._state.turn:
-            cookie = await arun(self.strategy, self._commit(session, response, rotate, options))
+            cookie = await aask(self.strategy, self._commit(session, response, rotate, options))
         await aannounce(type(self.strategy), session._state.take_ended())
         return cookie
 
@@ -343,7 +344,7 @@ class SessionStorage(Generic[D, F]):
     ) -> str:
         """End the session for good. Return the ``Set-Cookie`` value that clears the cookie."""
         with session._state.turn:
-            cleared = run(self.strategy, self._destroy(session, response, options))
+            cleared = ask(self.strategy, self._destroy(session, response, options))
         announce(type(self.strategy), session._state.take_ended())
         return cleared
 
@@ -354,13 +355,19 @@ class SessionStorage(Generic[D, F]):
         **options: Unpack[CookieOptions],
     ) -> str:
         async with session._state.turn:
-            cleared = await arun(self.strategy, self._destroy(session, response, options))
+            cleared = await aask(self.strategy, self._destroy(session, response, options))
         await aannounce(type(self.strategy), session._state.take_ended())
         return cleared
 
     def _find(self, source: HttpRequest | str | None, options: CookieOptions) -> Session[D, F]:
         session: Session[D, F] = Session()
-        if ids := self.cookie.with_options(**options).session_ids(source):
+        ids = []
+        for session_id in self.cookie.with_options(**options).session_ids(source):
+            if session_id is None:
+                tell(type(self.strategy), REFUSED)
+            else:
+                ids.append(session_id)
+        if ids:
             session._state = State(ids[0], ids[1:])
         session._state.loaded = False
         return session

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from django.contrib.sessions.backends.base import SessionBase
 
+from .asking import aask, ask
 from .sign_ins import SignIn, read_sign_in
 from .signals import USER, Ended, aannounce, announce
+from .steps import call
 from .strategies import get_strategy
 from .strategies.base import Owned, SessionStrategy, owners_of
 
@@ -51,14 +53,14 @@ def sessions_of(user: User, current: SessionBase | None = None) -> list[UserSess
     """
     if (owner := owner_of(user)) is None:
         return []
-    owned = _strategy().find_owned(owner)
+    owned = _find_owned(owner)
     return _entries(owned, _ours(current).references() if current is not None else ())
 
 
 async def asessions_of(user: User, current: SessionBase | None = None) -> list[UserSession]:
     if (owner := owner_of(user)) is None:
         return []
-    owned = await _strategy().afind_owned(owner)
+    owned = await _afind_owned(owner)
     return _entries(owned, await _ours(current).areferences() if current is not None else ())
 
 
@@ -91,7 +93,7 @@ def end_sessions(user: User, keep: SessionBase | None = None, reason: str = USER
 async def aend_sessions(user: User, keep: SessionBase | None = None, reason: str = USER) -> int:
     if (owner := owner_of(user)) is None:
         return 0
-    references = {one.reference for one in await _strategy().afind_owned(owner)}
+    references = {one.reference for one in await _afind_owned(owner)}
     kept = await _ours(keep).areferences() if keep is not None else ()
     return await _aend(owner, references.difference(kept), reason)
 
@@ -100,7 +102,7 @@ async def aend_sessions(user: User, keep: SessionBase | None = None, reason: str
 
 
 def end_all_owned(owner: str, keep: SessionBase | None, reason: str) -> int:
-    references = {one.reference for one in _strategy().find_owned(owner)}
+    references = {one.reference for one in _find_owned(owner)}
     # After the list, so that a rotation in between cannot end the session to be kept.
     kept = _ours(keep).references() if keep is not None else ()
     return end_owned(owner, references.difference(kept), reason)
@@ -108,16 +110,24 @@ def end_all_owned(owner: str, keep: SessionBase | None, reason: str) -> int:
 
 def end_owned(owner: str, references: Collection[str], reason: str) -> int:
     strategy = _strategy()
-    count = strategy.end_owned(owner, references)
+    count = ask(strategy, call(SessionStrategy.end_owned, owner, references))
     announce(type(strategy), [Ended(owner, reason)] * count)
     return count
 
 
 async def _aend(owner: str, references: Collection[str], reason: str) -> int:
     strategy = _strategy()
-    count = await strategy.aend_owned(owner, references)
+    count = await aask(strategy, call(SessionStrategy.end_owned, owner, references))
     await aannounce(type(strategy), [Ended(owner, reason)] * count)
     return count
+
+
+def _find_owned(owner: str) -> list[Owned]:
+    return ask(_strategy(), call(SessionStrategy.find_owned, owner))
+
+
+async def _afind_owned(owner: str) -> list[Owned]:
+    return await aask(_strategy(), call(SessionStrategy.find_owned, owner))
 
 
 def _strategy() -> SessionStrategy:

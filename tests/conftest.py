@@ -9,7 +9,7 @@ from asgiref.sync import sync_to_async
 from django.db import connections
 from django.test import Client
 
-from django_strategy_sessions.signals import session_ended
+from django_strategy_sessions.signals import session_ended, session_event
 from django_strategy_sessions.strategies import get_strategy
 
 MEMORY = "django_strategy_sessions.strategies.memory.MemoryStrategy"
@@ -64,6 +64,27 @@ def ended():
     session_ended.connect(receive)
     yield told
     session_ended.disconnect(receive)
+
+
+TIMED = {"created", "loaded", "missed", "saved", "rotated", "ended", "unavailable"}
+UNTIMED = {"merged", "refused", "unreadable"}
+
+
+@pytest.fixture
+def heard():
+    """The events of `session_event`, in order; those that come as documented, and hold no more."""
+    events = []
+
+    def receive(sender, event, duration, **kwargs):
+        assert kwargs == {"signal": session_event}
+        assert isinstance(sender, type)
+        assert event in (UNTIMED if duration is None else TIMED)
+        assert duration is None or 0 < duration < 60
+        events.append(event)  # else it is missing where a test compares
+
+    session_event.connect(receive)
+    yield events
+    session_event.disconnect(receive)
 
 
 def sign_in(user, **kwargs):

@@ -33,13 +33,16 @@ IMPORTS = {
     "views": {"users"},
     "middleware": {"engine", BASE, "cookies", "unavailable", "steps", "conf"},
     "unavailable": set(),
-    "engine": {"state", "draft", "strategies", BASE, "signing", "signals", "steps", "hidden"},
+    "engine": {
+        *("state", "draft", "asking", "strategies", BASE),
+        *("signing", "signals", "steps", "hidden"),
+    },
     "": {"storage", "typed", "users", BASE},
     "storage": {
-        *("state", "draft", "strategies", BASE),
+        *("state", "draft", "asking", "strategies", BASE),
         *("values", "cookies", "signing", "signals", "steps"),
     },
-    "users": {"sign_ins", "strategies", BASE, "signals"},
+    "users": {"sign_ins", "asking", "strategies", BASE, "signals", "steps"},
     "sign_ins": {"values", "conf"},
     "messages": set(),
     "typed": set(),
@@ -48,6 +51,7 @@ IMPORTS = {
     "state": {"draft", "turns", BASE, "values", "signals", "steps", "conf"},
     "draft": {"values", "hidden"},
     "turns": set(),
+    "asking": {BASE, "signals", "steps"},
     # the stores: rows, and the plumbing to each server
     "strategies.moving": {
         *("strategies.engines", "strategies.transactions", "strategies.loops"),
@@ -57,7 +61,7 @@ IMPORTS = {
         *("strategies.redis", "strategies.transactions", "strategies"),
         *(SEALED, BASE, "records", "models", "steps", "hidden"),
     },
-    "strategies.engines": {"strategies.transactions", BASE, "values"},
+    "strategies.engines": {"strategies.transactions", BASE, "values", "signals"},
     "strategies.memory": {SEALED, "records"},
     "strategies.postgres": {
         *("strategies.database", "strategies.postgres_connections"),
@@ -81,7 +85,7 @@ IMPORTS = {
     "strategies.transactions": set(),
     "strategies.forks": set(),
     # every rule about a session at rest, and the contract
-    SEALED: {"strategies.loops", BASE, "records", "steps", "hidden"},
+    SEALED: {"strategies.loops", BASE, "records", "signals", "steps", "hidden"},
     "strategies.loops": set(),
     "strategies": {BASE, "conf"},  # and by its dotted path the strategy of the project
     BASE: {"values", "steps", "hidden"},
@@ -98,7 +102,7 @@ IMPORTS = {
 }
 OUTSIDE = {
     "asgiref": {
-        *("middleware", "storage", "testing"),
+        *("middleware", "storage", "testing", "signals"),
         *(BASE, SEALED, "strategies.moving", "strategies.loops"),
     },
     "django_redis": {"strategies.redis_clients"},

@@ -264,6 +264,21 @@ def test_of_an_outage_in_async_code(down, settings, what, loaded):
     nothing_private_in(error, settings, session._state.session_id)
 
 
+@pytest.mark.parametrize("colour", ["sync", "async"])
+def test_of_an_outage_while_the_projects_metrics_listen(down, settings, heard, colour):
+    session = SessionStore(kept_session().session_key)
+    session["private"]["more"] = canary()
+    heard.clear()
+    with down():
+        if colour == "sync":
+            error = failure_of(session.save)
+        else:
+            error = failure_of(lambda: run_in_loop(session.asave()))
+    assert isinstance(error, StrategyUnavailable)
+    assert heard == ["unavailable"]
+    nothing_private_in(error, settings, session._state.session_id)
+
+
 def cookie_of(storage):
     """The text of a ``Cookie`` header."""
     session = storage.get_session()

@@ -98,7 +98,7 @@ class DatabaseStrategy(SealedStrategy):
             with answers:
                 found = next(iter(rows[:1]), None)
         except _UNREADABLE:
-            log_damaged()
+            log_damaged(type(self))
             return None
         if found is None:
             return None
@@ -270,7 +270,7 @@ def _row(
     record: str, expires: datetime | None, created: datetime | None, *owners: Any
 ) -> Row | None:
     if expires is None or created is None:
-        log_damaged()
+        log_damaged(DatabaseStrategy)
         return None
     return Row(Hidden(record), expires, created, *owners)
 

@@ -24,6 +24,7 @@ from django.db import InterfaceError, OperationalError, router
 from django.db.models.base import ModelBase
 from django.utils import timezone
 
+from ..signals import UNREADABLE, tell
 from ..values import Data, Texts, decode_all, encode_all
 from .base import EXPIRY, Answers, OldKey, SessionStrategy, Stored, as_texts, reconcile
 from .transactions import watch_rollback
@@ -242,6 +243,7 @@ class EngineStrategy(SessionStrategy):
             texts = encode_all(data)
         except (TypeError, ValueError):
             _logger.warning("An old session record that cannot be read was treated as no session.")
+            tell(type(self), UNREADABLE)
             return Found.UNREADABLE
         return Stored(OldKey(key), texts, expires)
 

@@ -222,7 +222,7 @@ def _row(key: str, found: tuple[Any, ...] | None) -> Row | None:
     try:
         ends, began = (datetime.fromtimestamp(seconds, UTC) for seconds in (expires, created))
     except (OverflowError, ValueError, OSError):  # as infinity, or the year 10000
-        log_damaged()
+        log_damaged(PostgresStrategy)
         return None
     return Row(Hidden(record), ends, began, *owners)
 

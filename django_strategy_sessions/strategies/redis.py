@@ -349,7 +349,7 @@ def _refuse_other_types(error: ResponseError) -> None:
     """Log a key of another type, such as a list: it is no session. Re-raise other errors."""
     if not str(error).startswith("WRONGTYPE"):
         raise error
-    log_damaged()
+    log_damaged(RedisStrategy)
 
 
 def _value(row: Row) -> tuple[str, str, int]:

@@ -20,6 +20,7 @@ from asgiref.sync import sync_to_async
 
 from .. import records
 from ..hidden import Hidden
+from ..signals import MERGED, UNREADABLE, tell
 from ..steps import Steps, arun, call, run
 from .base import (
     USER,
@@ -79,9 +80,10 @@ class Held(NamedTuple):
     row: Row
 
 
-def log_damaged() -> None:
+def log_damaged(sender: type) -> None:
     """Log a row that no strategy of ours wrote, for example one that ends in the year 10000."""
     _logger.warning("A damaged session row was treated as no session.")
+    tell(sender, UNREADABLE)
 
 
 class SealedStrategy(SessionStrategy):
@@ -356,6 +358,8 @@ class SealedStrategy(SessionStrategy):
                 current = reread
             wanted = reconcile(stored, texts, expires, current)
             if written := (yield from self._write(current, *wanted, rotating)):
+                if conflicts:
+                    tell(type(self), MERGED)
                 return _show(written, texts)
         retries = _Retries()
         while True:
@@ -378,6 +382,7 @@ class SealedStrategy(SessionStrategy):
             current = reread
             wanted = reconcile(stored, texts, expires, current)
             if written := (yield from self._write(current, *wanted, rotating)):
+                tell(type(self), MERGED)
                 return _show(written, texts)
             yield from retries.wait()
 
@@ -453,6 +458,7 @@ class SealedStrategy(SessionStrategy):
         texts = records.unseal(key, row.record, self.header_length)
         if texts is None:
             yield from call(SealedStrategy.confirm, key, row)
+            tell(type(self), UNREADABLE)
             return None
         return Stored(session_id, texts, row.expires, row.created, Held(key, row), followed)
 
