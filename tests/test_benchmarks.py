@@ -23,6 +23,7 @@ PLOTS = {
     "Writers of one session": "writers",
     "Cleanup": "cleanup",
     "Move": None,
+    "Metrics": None,
     "Bytes": "bytes",
     "HOT updates": None,
 }

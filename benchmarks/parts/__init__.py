@@ -12,6 +12,7 @@ PARTS = [
     "writers",
     "cleanup",
     "moving",
+    "metrics",
     "stored",
     "hot",
 ]
