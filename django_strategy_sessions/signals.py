@@ -47,6 +47,9 @@ UNAVAILABLE = "unavailable"  # the store could not answer
 MERGED = "merged"  # a save kept what another request had written; "saved" or "rotated" follows
 REFUSED = "refused"  # a session key that does not verify: forged, or signed with a retired secret
 UNREADABLE = "unreadable"  # a record that does not unseal; "missed" follows
+CACHE_HIT = "cache_hit"  # the cache of a CachedStrategy had the row
+CACHE_MISS = "cache_miss"  # it had not, and now has
+CACHE_BYPASSED = "cache_bypassed"  # it is down, or its copy does not count just now
 
 
 class _SyncSignal(Signal):

@@ -67,7 +67,10 @@ def ended():
 
 
 TIMED = {"created", "loaded", "missed", "saved", "rotated", "ended", "unavailable"}
-UNTIMED = {"merged", "refused", "unreadable"}
+UNTIMED = {
+    *("merged", "refused", "unreadable"),
+    *("cache_hit", "cache_miss", "cache_bypassed"),
+}
 
 
 @pytest.fixture

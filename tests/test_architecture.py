@@ -59,7 +59,7 @@ IMPORTS = {
     },
     "strategies.cached": {
         *("strategies.redis", "strategies.transactions", "strategies"),
-        *(SEALED, BASE, "records", "models", "steps", "hidden"),
+        *(SEALED, BASE, "records", "models", "signals", "steps", "hidden"),
     },
     "strategies.engines": {"strategies.transactions", BASE, "values", "signals"},
     "strategies.memory": {SEALED, "records"},

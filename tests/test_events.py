@@ -14,7 +14,7 @@ from django_strategy_sessions.engine import SessionStore
 from django_strategy_sessions.records import hashed
 from django_strategy_sessions.signals import session_event
 
-from .conftest import MEMORY, TIMED, UNTIMED, run_in_loop, sign_in
+from .conftest import CACHED, MEMORY, TIMED, UNTIMED, in_postgres, run_in_loop, sign_in
 from .test_contract_catches import DictStrategy
 
 FORGED = f"{'A' * 22}.{'A' * 17}"
@@ -96,6 +96,21 @@ def test_each_session_of_a_user_that_ends_is_told(strategy, heard):
     heard.clear()
     assert end_sessions(user) == 2
     assert take(heard) == ["ended", "ended"]
+
+
+@in_postgres
+def test_a_cache_tells_whether_it_answered(settings, heard):
+    settings.SESSION_STRATEGY = CACHED
+    session = SessionStore()
+    session["a"] = 1
+    session.save()
+    for _ in range(2):
+        SessionStore(session.session_key)["a"]
+    settings.SESSION_STRATEGY = {**CACHED, "OPTIONS": {**CACHED["OPTIONS"], "reads": False}}
+    SessionStore(session.session_key)["a"]
+    assert take(heard) == [
+        *("created", "cache_miss", "loaded", "cache_hit", "loaded", "cache_bypassed", "loaded"),
+    ]
 
 
 def test_explicit_storages_tell_the_same(settings, heard):

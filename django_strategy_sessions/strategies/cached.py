@@ -57,6 +57,7 @@ from django.db.models.signals import post_delete
 from .. import records
 from ..hidden import Hidden
 from ..models import StoredSession
+from ..signals import CACHE_BYPASSED, CACHE_HIT, CACHE_MISS, tell
 from ..steps import Steps, arun, call, run
 from . import WrongOption, make_strategy
 from .base import Stored, StrategyUnavailable
@@ -333,7 +334,9 @@ class CachedStrategy(SealedStrategy):
                 leased = yield from self._renew_lease(*reply[1:])
                 reply = (yield from self._ask(_READ, names, token)) if leased else None
         if reply and reply[0] == _HIT:
+            tell(type(self), CACHE_HIT)
             return _decode(reply[1])
+        tell(type(self), CACHE_MISS if reply and reply[0] == _FILL else CACHE_BYPASSED)
         row = yield from call(CachedStrategy.in_store, SealedStrategy.get, key)
         if reply and reply[0] == _FILL and row is not None and _is_worth_a_copy(row):
             yield from self._put_in(names, reply[1], token, row)
