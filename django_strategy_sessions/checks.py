@@ -11,6 +11,7 @@ from django.conf import settings
 from django.contrib.sessions.middleware import SessionMiddleware
 from django.core import checks
 from django.core.checks import CheckMessage, Error, Tags
+from django.core.checks.security import sessions as djangos
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
@@ -39,12 +40,17 @@ def check_sessions(**kwargs: Any) -> list[CheckMessage]:
 
 @checks.register(Tags.security, deploy=True)
 def check_deployment(**kwargs: Any) -> list[CheckMessage]:
-    return [*_check_shared(), *_check_contrib_sessions()]
+    return [
+        *_check_shared(),
+        *_check_contrib_sessions(),
+        *_check_cookie_is_protected(),
+        *_check_ages_agree(),
+    ]
 
 
 def _check_secrets() -> Iterator[CheckMessage]:
     try:
-        newest = project_secrets()[0]
+        secrets = project_secrets()
     except ImproperlyConfigured as error:
         yield Error(
             str(error),
@@ -53,11 +59,19 @@ def _check_secrets() -> Iterator[CheckMessage]:
             id="strategy_sessions.E001",
         )
         return
-    if len(newest) < SHORTEST_SECRET:  # SESSION_COOKIE_SECRETS refuses short secrets itself
+    # SESSION_COOKIE_SECRETS refuses short secrets itself.
+    if len(secrets[0]) < SHORTEST_SECRET:
         yield checks.Warning(
             f"SECRET_KEY signs the sessions' keys and is shorter than {SHORTEST_SECRET} bytes.",
             hint='SECRET_KEY = os.environ["SECRET_KEY"]'
             "  # made by: python -c 'import secrets; print(secrets.token_urlsafe(48))'",
+            id="strategy_sessions.W007",
+        )
+    elif any(len(secret) < SHORTEST_SECRET for secret in secrets):
+        yield checks.Warning(
+            "SECRET_KEY_FALLBACKS has a secret that verifies the sessions' keys and is shorter than"
+            f" {SHORTEST_SECRET} bytes.",
+            hint="SECRET_KEY_FALLBACKS = []  # when SESSION_COOKIE_AGE has passed since the change",
             id="strategy_sessions.W007",
         )
 
@@ -263,3 +277,35 @@ def _moves_from_engine() -> bool:
         return getattr(get_strategy(), "engine", None) is not None
     except ImproperlyConfigured:
         return False
+
+
+def _check_cookie_is_protected() -> Iterator[CheckMessage]:
+    # Django's checks speak only if its app is installed or its middleware is listed.
+    if settings.SESSION_COOKIE_SECURE is not True and not djangos.check_session_cookie_secure(None):
+        yield checks.Warning(
+            "SESSION_COOKIE_SECURE is not True: browsers also send the session's cookie over"
+            " unencrypted HTTP, where others can read it.",
+            hint=_SECURE,
+            id="strategy_sessions.W010",
+        )
+    if settings.SESSION_COOKIE_HTTPONLY is not True and not djangos.check_session_cookie_httponly(
+        None
+    ):
+        yield checks.Warning(
+            "SESSION_COOKIE_HTTPONLY is not True: a script that was smuggled into a page can read"
+            " the session's cookie.",
+            hint="SESSION_COOKIE_HTTPONLY = True",
+            id="strategy_sessions.W011",
+        )
+
+
+def _check_ages_agree() -> Iterator[CheckMessage]:
+    longest, age = conf.SESSION_ABSOLUTE_AGE, settings.SESSION_COOKIE_AGE
+    known = isinstance(longest, (int, float)) and isinstance(age, (int, float))
+    if known and longest is not None and 0 < longest < age:
+        yield checks.Warning(
+            f"SESSION_COOKIE_AGE, {age:,} seconds, has no effect: SESSION_ABSOLUTE_AGE ends every"
+            f" session after {longest:,}.",
+            hint=f"SESSION_COOKIE_AGE = {longest}  # or less",
+            id="strategy_sessions.W012",
+        )

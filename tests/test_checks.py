@@ -18,7 +18,7 @@ from django.db import connections
 from django_strategy_sessions.strategies import get_strategy
 from django_strategy_sessions.strategies.base import SessionStrategy
 
-from .conftest import DATABASE, MEMORY, POSTGRES, REDIS
+from .conftest import DATABASE, DJANGOS, MEMORY, OURS, POSTGRES, REDIS
 from .servers import redis_url
 
 
@@ -105,6 +105,7 @@ WRONG = {
     "address": ("E016", {"SESSION_SIGN_IN_ADDRESS": "no.such.function"}),
     "address of text": ("E016", {"SESSION_SIGN_IN_ADDRESS": "django.__name__"}),
     "short key": ("W007", {"SECRET_KEY": "hunter2"}),
+    "short old key": ("W007", {"SECRET_KEY_FALLBACKS": ["hunter2"]}),
     "engine": ("W002", {"SESSION_ENGINE": "django.contrib.sessions.backends.db"}),
     "middleware": ("W003", {"MIDDLEWARE": ["django.middleware.common.CommonMiddleware"]}),
 }
@@ -242,6 +243,50 @@ def test_check_deploy_warns_of_djangos_app_beside_our_engine(settings):
 def test_check_allows_djangos_app_with_another_engine(settings):
     settings.SESSION_ENGINE = "django.contrib.sessions.backends.db"
     assert "strategy_sessions.W009" not in ours_in_production()
+
+
+COOKIE = {
+    "SESSION_COOKIE_SECURE": ("W010", {f"security.W01{digit}" for digit in "012"}),
+    "SESSION_COOKIE_HTTPONLY": ("W011", {f"security.W01{digit}" for digit in "345"}),
+}
+
+
+@pytest.mark.parametrize("setting", COOKIE)
+@pytest.mark.parametrize("middleware", [DJANGOS, OURS])
+@pytest.mark.parametrize("app", [True, False], ids=["with the app", "without the app"])
+def test_check_deploy_warns_of_an_unprotected_cookie_where_djangos_are_silent(
+    settings, setting, middleware, app
+):
+    """Those only look for Django's app and for Django's middleware."""
+    if not app:
+        gone = ("django.contrib.sessions", "sessions_tests")
+        settings.INSTALLED_APPS = [name for name in settings.INSTALLED_APPS if name not in gone]
+    settings.MIDDLEWARE = [middleware, *settings.MIDDLEWARE[1:]]
+    number, djangos = COOKIE[setting]
+    ours = f"strategy_sessions.{number}"
+
+    def found():
+        messages = run_checks(include_deployment_checks=True)
+        return {m.id: m for m in messages if m.id in {ours, *djangos}}
+
+    setattr(settings, setting, False)
+    (warned,) = found().values()
+    assert (warned.id == ours) == (middleware == OURS and not app)
+    exec(warned.hint or f"{setting} = True", names := {})
+    setattr(settings, setting, names[setting])
+    assert not found()
+
+
+def test_check_deploy_warns_of_ages_that_disagree(settings):
+    settings.SESSION_COOKIE_AGE = 3600
+    settings.SESSION_ABSOLUTE_AGE = 3600
+    assert "strategy_sessions.W012" not in ours_in_production()
+    settings.SESSION_ABSOLUTE_AGE = 1800
+    exec(ours_in_production()["strategy_sessions.W012"].hint, names := {})
+    settings.SESSION_COOKIE_AGE = names["SESSION_COOKIE_AGE"]
+    assert "strategy_sessions.W012" not in ours_in_production()
+    settings.SESSION_ABSOLUTE_AGE = "1800"  # another check says so
+    assert "strategy_sessions.W012" not in ours_in_production()
 
 
 @pytest.mark.parametrize("mode", [None, "DEFERRED", "IMMEDIATE", "EXCLUSIVE"])
