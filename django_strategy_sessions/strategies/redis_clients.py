@@ -27,6 +27,7 @@ from django_redis.client import DefaultClient, ShardClient
 from django_redis.pool import ConnectionFactory, get_connection_factory
 from redis import ConnectionPool, Redis, RedisCluster
 from redis.backoff import NoBackoff
+from redis.connection import parse_url
 from redis.exceptions import (
     AskError,
     MovedError,
@@ -64,6 +65,15 @@ if TYPE_CHECKING:  # django-redis has no types
 else:
     _ConnectionFactory = ConnectionFactory
 
+OWN_DATABASE = """\
+CACHES["sessions"] = {
+    "BACKEND": "django_redis.cache.RedisCache",
+    "LOCATION": "redis://127.0.0.1:6379/1",  # a database of its own
+}
+SESSION_STRATEGY = {
+    "BACKEND": "django_strategy_sessions.strategies.redis.RedisStrategy",
+    "OPTIONS": {"alias": "sessions"},
+}"""
 _ATTEMPTS = 5  # for one command that the nodes of a cluster redirect
 # A write that changes nothing.
 _TOUCH = """
@@ -417,23 +427,17 @@ class RedisClients:
                 "}",
                 id="strategy_sessions.W005",
             )
-        yield from self._check_shared()
+        yield from self.check_shared()
 
-    def _check_shared(self) -> Iterator[CheckMessage]:
+    def check_shared(self) -> Iterator[CheckMessage]:
+        ours = _identify_database(self._settings.get("LOCATION"))
         for alias, given in settings.CACHES.items():
-            same = given.get("LOCATION") == self._settings.get("LOCATION")
+            same = _identify_database(given.get("LOCATION")) == ours
             if same and (alias != self.alias or alias == "default"):
                 yield checks.Warning(
                     f"The cache {alias!r} is in the sessions' Redis database: its clear() would"
                     " log everybody out.",
-                    hint='CACHES["sessions"] = {\n'
-                    '    "BACKEND": "django_redis.cache.RedisCache",\n'
-                    '    "LOCATION": "redis://127.0.0.1:6379/1",  # a database of its own\n'
-                    "}\n"
-                    "SESSION_STRATEGY = {\n"
-                    '    "BACKEND": "django_strategy_sessions.strategies.redis.RedisStrategy",\n'
-                    '    "OPTIONS": {"alias": "sessions"},\n'
-                    "}",
+                    hint=OWN_DATABASE,
                     id="strategy_sessions.W004",
                 )
 
@@ -519,6 +523,19 @@ class ClusterConnectionFactory(_ConnectionFactory):
 
 
 # -- helpers ---------------------------------------------------------------------------------------
+
+
+def _identify_database(location: Any) -> Any:
+    """Return what is the same for two LOCATIONs of one database."""
+    several = isinstance(location, (list, tuple))
+    first = location[0] if several and location else str(location).split(",")[0]
+    try:
+        url = parse_url(first)
+    except ValueError:
+        return location
+    host = url.get("host", "localhost")
+    host = "localhost" if host in {"127.0.0.1", "::1"} else host
+    return url.get("path") or (host, url.get("port", 6379)), url.get("db", 0)
 
 
 def _find_key(command: Command) -> Any:
