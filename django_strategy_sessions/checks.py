@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from django.apps import apps
@@ -19,6 +19,8 @@ from .conf import DEFAULTS, conf
 from .cookies import refusals
 from .signing import SHORTEST_SECRET, project_secrets
 from .strategies import get_strategy
+from .strategies.database_health import NOT_MIGRATED
+from .strategies.health import examine
 
 ENGINE = "django_strategy_sessions.engine"
 APP = "django_strategy_sessions"
@@ -46,6 +48,18 @@ def check_deployment(**kwargs: Any) -> list[CheckMessage]:
         *_check_cookie_is_protected(),
         *_check_ages_agree(),
     ]
+
+
+@checks.register(Tags.database)
+def check_databases(databases: Collection[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
+    """Ask the store if it is one of `databases`, as ``migrate`` does before it makes the table."""
+    if not databases:
+        return []
+    try:
+        strategy = get_strategy()
+    except ImproperlyConfigured:
+        return []  # _check_strategy() reports this
+    return [message for message in examine(strategy, databases) if message.id != NOT_MIGRATED]
 
 
 def _check_secrets() -> Iterator[CheckMessage]:

@@ -19,7 +19,10 @@ BASE, SEALED = "strategies.base", "strategies.sealed"
 IMPORTS = {
     # what the project sees: values, cookies, requests
     "apps": {"checks", "sign_ins", "strategies.forks"},
-    "checks": {"strategies", "cookies", "signing", "conf"},
+    "checks": {
+        *("strategies.database_health", "strategies.health", "strategies"),
+        *("cookies", "signing", "conf"),
+    },
     "management": set(),
     "management.commands": set(),
     "management.commands.clearexpiredsessions": {"management.batches", "strategies", BASE},
@@ -27,6 +30,7 @@ IMPORTS = {
     "management.commands.movesessions": {
         *("management.batches", "strategies.moving", "strategies.engines", "strategies", BASE),
     },
+    "management.commands.sessionsdoctor": {"strategies.health", "strategies", "conf"},
     "management.batches": set(),
     "admin": {"users", "sign_ins", "strategies", "signals", "models", "records", "conf"},
     "urls": {"views"},
@@ -54,8 +58,18 @@ IMPORTS = {
     "asking": {BASE, "signals", "steps"},
     # the stores: rows, and the plumbing to each server
     "strategies.moving": {
-        *("strategies.engines", "strategies.transactions", "strategies.loops"),
-        *(SEALED, "strategies", BASE, "records", "values", "steps", "hidden", "conf"),
+        *("strategies.engines", "strategies.health", "strategies.transactions"),
+        *(
+            "strategies.loops",
+            SEALED,
+            "strategies",
+            BASE,
+            "records",
+            "values",
+            "steps",
+            "hidden",
+            "conf",
+        ),
     },
     "strategies.cached": {
         *("strategies.redis", "strategies.transactions", "strategies"),
@@ -71,10 +85,16 @@ IMPORTS = {
         *("strategies.database", "strategies.forks", "strategies.loops"),
     },
     "strategies.database": {
-        *("strategies.transactions", "strategies.forks"),
+        *("strategies.database_health", "strategies.transactions", "strategies.forks"),
         *(SEALED, BASE, "records", "models", "steps", "hidden"),
     },
-    "strategies.redis": {"strategies.redis_clients", SEALED, BASE, "records", "steps"},
+    "strategies.database_health": {"strategies.postgres_health", "strategies.health", "models"},
+    "strategies.postgres_health": {"strategies.health"},
+    "strategies.redis": {
+        *("strategies.redis_health", "strategies.redis_clients"),
+        *(SEALED, BASE, "records", "steps"),
+    },
+    "strategies.redis_health": {"strategies.redis_clients", "strategies.health"},
     "strategies.redis_clients": {
         *("strategies.redis_connections", "strategies.redis_servers", "strategies.redis_exchange"),
         *("strategies.loops", BASE, "steps", "hidden"),
@@ -82,6 +102,7 @@ IMPORTS = {
     "strategies.redis_connections": {"strategies.redis_servers"},
     "strategies.redis_servers": {"strategies.redis_exchange"},
     "strategies.redis_exchange": {"hidden"},
+    "strategies.health": {BASE},
     "strategies.transactions": set(),
     "strategies.forks": set(),
     # every rule about a session at rest, and the contract
@@ -108,7 +129,7 @@ OUTSIDE = {
     "django_redis": {"strategies.redis_clients"},
     "psycopg": {"strategies.postgres_connections"},
     "redis": {
-        *("strategies.redis", "strategies.redis_clients"),
+        *("strategies.redis", "strategies.redis_health", "strategies.redis_clients"),
         *("strategies.redis_connections", "strategies.redis_servers", "strategies.redis_exchange"),
     },
     "tqdm": {"management.batches"},

@@ -79,6 +79,20 @@ class TestRedisStrategyOnAClusterInEventLoops(InEventLoops, TestRedisStrategyOnA
     pass
 
 
+def test_the_doctor_examines_every_primary_of_a_cluster(cluster):
+    strategy = clustered(cluster.url)
+    assert not list(strategy.examine())
+    with ExitStack() as stack:
+        for node in cluster.nodes[1:]:
+            cluster.execute(node, "CONFIG SET", "maxmemory-policy", "allkeys-lru")
+            stack.callback(cluster.execute, node, "CONFIG SET", "maxmemory-policy", "noeviction")
+        found = [message.msg for message in strategy.examine()]
+    assert [f"127.0.0.1:{node.port} evicts" in "".join(found) for node in cluster.nodes] == [
+        *(False, True, True)
+    ]
+    assert len(found) == 2
+
+
 @pytest.fixture
 def sentinels():
     """A primary, its replica, and three that watch them."""
@@ -136,6 +150,9 @@ def test_a_failover_logs_nobody_out(sentinels, end, way):
 
         stored, other = call("insert", {"a": 1}, later()), call("insert", {"b": 1}, later())
         with closing(primary.client()) as client:
+            client.config_set("maxmemory-policy", "allkeys-lru")
+            evicts = f"127.0.0.1:{primary.port} evicts"
+            assert any(evicts in message.msg for message in strategy.examine())
             client.set("last", 1)  # Valkey waits for what this connection wrote.
             assert client.wait(1, PATIENCE * 1000) == 1
         getattr(primary, end)()
@@ -157,3 +174,4 @@ def test_a_failover_logs_nobody_out(sentinels, end, way):
             assert in_the_end("load", "A" * 22) is None
             assert in_the_end("load", stored.session_id).data == {"a": 2}
             assert in_the_end("load", other.session_id).data == {"b": 1}
+        assert not [message for message in strategy.examine() if "evicts" in message.msg]

@@ -265,6 +265,15 @@ class SessionStrategy:
         """Return messages for ``manage.py check`` about the strategy's configuration."""
         return ()
 
+    def examine(self, databases: Collection[str] | None = None) -> Iterable[CheckMessage]:
+        """Ask the store, and return messages for ``manage.py sessionsdoctor``.
+
+        With `databases`, for ``manage.py check --database``, ask only these aliases. The messages
+        contain neither ids nor data. What the store does not permit is an `Info`, not an error. A
+        strategy over others calls `health.examine` for each of them.
+        """
+        return ()
+
     # -- the same for async code ------------------------------------------------------------------
     # By default, each runs the sync verb in a thread. But where the author has not overridden
     # `load`, `insert`, `merge` or `rotate`, its twin runs the default over the author's `a` verbs.

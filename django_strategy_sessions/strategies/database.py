@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -29,6 +29,7 @@ from .. import records
 from ..hidden import Hidden
 from ..models import StoredSession
 from ..steps import Steps, run
+from . import database_health
 from .base import Answers, Stored, StrategyUnavailable
 from .forks import leave_to_parent
 from .sealed import CONFLICTS, Row, SealedStrategy, log_damaged
@@ -88,6 +89,18 @@ class DatabaseStrategy(SealedStrategy):
                 '["transaction_mode"] = "IMMEDIATE"',
                 id="strategy_sessions.W006",
             )
+
+    def examine(self, databases: Collection[str] | None = None) -> Iterable[CheckMessage]:
+        if databases is None or self.alias in databases:
+            with answers:
+                yield from database_health.examine(self.connection, self.ask)
+
+    def ask(self, sql: str, *values: Any) -> tuple[Any, ...] | None:
+        """Run a statement that only reads. Return its first row."""
+        with answers, self.connection.cursor() as cursor:
+            cursor.execute(sql, values)
+            row: tuple[Any, ...] | None = cursor.fetchone()
+            return row
 
     def get(self, key: str) -> Row | None:
         rows = self._rows(key).values_list(*_COLUMNS)

@@ -49,6 +49,7 @@ from ..values import Data, Texts, same
 from . import WrongOption, make_strategy
 from .base import OldKey, Owned, SessionStrategy, Stored, as_texts
 from .engines import Counts, EngineStrategy, Found, make_engine_strategy
+from .health import examine
 from .loops import within_sync_code
 from .sealed import FOLLOWED_FOR, Row, SealedStrategy
 from .transactions import is_in_transaction
@@ -266,6 +267,10 @@ class MovingStrategy(SessionStrategy):
                 "  # when `manage.py movesessions` has moved the rest",
                 id="strategy_sessions.I003",
             )
+
+    def examine(self, databases: Collection[str] | None = None) -> Iterable[CheckMessage]:
+        yield from examine(self.source, databases)
+        yield from examine(self.target, databases)
 
     # -- moving the rest ---------------------------------------------------------------------------
 

@@ -165,6 +165,9 @@ class PostgresStrategy(DatabaseStrategy):
     def check(self) -> Iterable[CheckMessage]:
         return self.connections.check()
 
+    def ask(self, sql: str, *values: Any) -> tuple[Any, ...] | None:
+        return self.connections.fetch(sql, *values, retry=True)
+
     def _clear_batch(self, batch_size: int, since: Any) -> tuple[Any, int]:
         now = _now()
         found = self._serialize(_CLEAR, now, since or "-infinity", batch_size, now)

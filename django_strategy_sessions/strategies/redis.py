@@ -14,7 +14,7 @@ session.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any
@@ -24,6 +24,7 @@ from redis.exceptions import ResponseError
 
 from .. import records
 from ..steps import Steps, arun, call, run
+from . import redis_health
 from .base import StrategyUnavailable
 from .redis_clients import ClusterConnectionFactory, RedisClients
 from .sealed import Row, SealedStrategy, log_damaged
@@ -221,6 +222,9 @@ class RedisStrategy(SealedStrategy):
 
     def check(self) -> Iterable[CheckMessage]:
         return self.clients.check()
+
+    def examine(self, databases: Collection[str] | None = None) -> Iterable[CheckMessage]:
+        return redis_health.examine(self.clients, self.prefix) if databases is None else ()
 
     def clear_expired(self, batch_size: int) -> Iterator[int]:
         return iter(())

@@ -153,6 +153,17 @@ class RedisClients:
         with _answers:
             return isinstance(self._servers(), Cluster)
 
+    def primaries(self) -> list[Client]:
+        """Return a client of each server that has sessions."""
+        with _answers:
+            return self._servers().primaries()
+
+    def ask(self, client: Client, *commands: Command) -> list[Any]:
+        """Ask one server, over a new connection. A reply may be an error, such as a refusal."""
+        with _answers:
+            limit = self._servers().timeout
+            return list(map(_decode_reply, _exchange_anew(client, list(commands), limit)))
+
     async def aexecute(self, *command: Any) -> Any:
         with _answers:
             _, _, (reply,) = await arun(self, self._send_steps([command], repeatable=True))
@@ -353,13 +364,7 @@ class RedisClients:
             connections.offer(anew)
             return exchange_through(client, commands)
         if anew:
-            pool = client.connection_pool
-            bounds = dict.fromkeys(("socket_timeout", "socket_connect_timeout"), limit)
-            connection = pool.connection_class(**{**pool.connection_kwargs, **bounds})
-            try:
-                return exchange_over(connection, commands, limit)
-            finally:
-                connection.disconnect()
+            return _exchange_anew(client, commands, limit)
         connection = connections.take()
         usable = False
         try:
@@ -523,6 +528,16 @@ class ClusterConnectionFactory(_ConnectionFactory):
 
 
 # -- helpers ---------------------------------------------------------------------------------------
+
+
+def _exchange_anew(client: Client, commands: list[Command], limit: float | None) -> list[Any]:
+    pool = client.connection_pool
+    bounds = dict.fromkeys(("socket_timeout", "socket_connect_timeout"), limit)
+    connection = pool.connection_class(**{**pool.connection_kwargs, **bounds})
+    try:
+        return exchange_over(connection, commands, limit)
+    finally:
+        connection.disconnect()
 
 
 def _identify_database(location: Any) -> Any:

@@ -35,6 +35,14 @@ class Servers(ABC):
     def find(self, key: Any, refreshed: bool = False) -> Client | None:
         """Return the client for a key, without network access. ``None``: refresh first."""
 
+    def primaries(self) -> list[Client]:
+        """Return a client of each server that has sessions."""
+        client = self.find("")
+        if client is None:
+            self.refresh()
+            client = self.find("", refreshed=True)
+        return [] if client is None else [client]
+
     @abstractmethod
     def has(self, client: Client) -> bool:
         """Return whether this is still the client of one of these servers."""
@@ -237,6 +245,10 @@ class Cluster(_DiscoveredServers):
         node = self._cluster.get_node_from_key(key)
         client = self._cluster.get_redis_connection(node)
         return None if client in self._doubted and not refreshed else client
+
+    def primaries(self) -> list[Client]:
+        self.refresh()
+        return list(map(self._cluster.get_redis_connection, self._cluster.get_primaries()))
 
     def has(self, client: Client) -> bool:
         return any(node.redis_connection is client for node in self._cluster.get_nodes())

@@ -69,7 +69,8 @@ def test_settings_documents_each_of_our_strategies():
 
 
 def test_settings_documents_each_check_with_its_hint(settings):
-    told = {row[0]: row[2] for row in rows(SETTINGS_PAGE, "Checks")}
+    tables = rows(SETTINGS_PAGE, "Checks") + rows(DOCS / "doctor.md", "Findings")
+    told = {row[0]: row[2] for row in tables}
     named = set(re.findall(r'"(?:strategy_sessions\.)?([EWI]\d{3})"', SOURCE))
     assert told.keys() == {f"strategy_sessions.{number}" for number in named}
     for _, wrong in WRONG.values():
