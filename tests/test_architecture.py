@@ -72,7 +72,7 @@ IMPORTS = {
         ),
     },
     "strategies.cached": {
-        *("strategies.redis", "strategies.transactions", "strategies"),
+        *("strategies.redis", "strategies.health", "strategies.transactions", "strategies"),
         *(SEALED, BASE, "records", "models", "signals", "steps", "hidden"),
     },
     "strategies.engines": {"strategies.transactions", BASE, "values", "signals"},

@@ -20,7 +20,7 @@ from django_strategy_sessions.strategies import get_strategy
 from django_strategy_sessions.strategies.base import StrategyUnavailable
 from django_strategy_sessions.strategies.memory import MemoryStrategy
 
-from .conftest import DATABASE, POSTGRES, REDIS
+from .conftest import CACHED, DATABASE, POSTGRES, REDIS
 from .servers import database, free_port
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "postgres"])
@@ -261,6 +261,20 @@ def test_both_stores_are_asked_while_sessions_move(settings, target):
     }
     with freezegun.freeze_time(datetime.now(UTC) - timedelta(seconds=5), tick=True):
         assert set(findings()) == {"I003", "I020", "E020", "W020"}
+
+
+def test_the_store_is_asked_when_its_cache_is_down(settings):
+    settings.CACHES = {
+        "sessions": {
+            "BACKEND": "django_redis.cache.RedisCache",
+            "LOCATION": f"redis://127.0.0.1:{free_port()}/0",
+        }
+    }
+    settings.SESSION_STRATEGY = CACHED
+    fill("postgres", 1, datetime.now(UTC) - timedelta(days=8))
+    assert set(findings()) == {"W022", "W027"}
+    (message,) = run_checks(tags=[Tags.database], databases=["postgres"])
+    assert message.id == "strategy_sessions.W022"
 
 
 def test_no_id_and_no_data_is_printed(strategy, settings):

@@ -45,7 +45,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
@@ -61,6 +61,7 @@ from ..signals import CACHE_BYPASSED, CACHE_HIT, CACHE_MISS, tell
 from ..steps import Steps, arun, call, run
 from . import WrongOption, make_strategy
 from .base import Stored, StrategyUnavailable
+from .health import examine, examine_cache
 from .redis import RedisStrategy
 from .sealed import Row, SealedStrategy
 from .transactions import is_in_transaction
@@ -323,6 +324,10 @@ class CachedStrategy(SealedStrategy):
         # Warnings about what Redis may lose are for those who keep sessions there alone.
         yield from (message for message in self.cache.check() if message.level >= ERROR)
         yield from self.store.check()
+
+    def examine(self, databases: Collection[str] | None = None) -> Iterable[CheckMessage]:
+        yield from examine_cache(self.cache, databases)
+        yield from examine(self.store, databases)
 
     # -- reading -----------------------------------------------------------------------------------
 

@@ -40,7 +40,14 @@ def examine_cache(
 ) -> Iterator[CheckMessage]:
     """Like `examine`, for a strategy that may forget: a durable store is behind it."""
     for message in examine(strategy, databases):
-        if message.id not in _HARMLESS_IN_A_CACHE:
+        if message.id == UNAVAILABLE:
+            yield checks.Warning(
+                "The cache in front of the sessions' store does not answer, so the store has to:"
+                f" {message.msg}",
+                hint=message.hint,
+                id="strategy_sessions.W027",
+            )
+        elif message.id not in _HARMLESS_IN_A_CACHE:
             yield message
 
 
