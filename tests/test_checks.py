@@ -7,7 +7,8 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from unittest import mock
 
 import pytest
@@ -33,6 +34,16 @@ class KeepsNoCreated(SessionStrategy):
 class Refuses(SessionStrategy):
     def __init__(self):
         raise ValueError("no")
+
+
+class MadeSlowly(SessionStrategy):
+    """Until a second thread makes one too, or for a moment."""
+
+    makers = threading.Barrier(2)
+
+    def __init__(self):
+        with suppress(threading.BrokenBarrierError):
+            self.makers.wait(0.2)
 
 
 HERE = __name__
@@ -351,3 +362,16 @@ def test_a_strategy_with_options(settings):
     settings.SESSION_STRATEGY = {"BACKEND": DATABASE, "OPTIONS": {"using": "down"}}
     assert get_strategy().alias == "down"
     assert get_strategy() is get_strategy()
+
+
+def test_threads_whose_first_calls_come_at_once_share_one_strategy(settings):
+    settings.SESSION_STRATEGY = f"{HERE}.MadeSlowly"
+    start = threading.Barrier(2)
+
+    def ask():
+        start.wait(30)
+        return get_strategy()
+
+    with ThreadPoolExecutor(2) as threads:
+        one, other = [asked.result() for asked in [threads.submit(ask), threads.submit(ask)]]
+    assert one is other

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from inspect import signature
+from threading import RLock
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
@@ -17,6 +18,7 @@ _ASKED = {
     *("SESSION_STRATEGY", "SESSION_ABSOLUTE_AGE", "SESSION_LIMIT_PER_USER"),
     *("DATABASES", "CACHES"),
 }
+_making = RLock()
 
 
 class WrongOption(ImproperlyConfigured):
@@ -33,6 +35,12 @@ def get_strategy() -> SessionStrategy:
 
     Raises `ImproperlyConfigured`, chained to its cause.
     """
+    with _making:  # or threads whose first requests come at once would make one each
+        return _make_once()
+
+
+@cache
+def _make_once() -> SessionStrategy:
     strategy = make_strategy(conf.SESSION_STRATEGY)
     require_features(strategy)
     return strategy
@@ -90,6 +98,7 @@ def require_features(strategy: SessionStrategy) -> None:
 
 def _forget(*, setting: str, **kwargs: Any) -> None:
     if setting in _ASKED:
+        _make_once.cache_clear()
         get_strategy.cache_clear()
 
 
