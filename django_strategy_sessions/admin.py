@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.contrib import admin, messages
@@ -20,6 +21,7 @@ from django.contrib.auth import get_permission_codename, get_user_model, logout
 from django.contrib.sessions.backends.base import SessionBase
 from django.core.exceptions import FieldDoesNotExist, PermissionDenied, ValidationError
 from django.core.paginator import Paginator
+from django.db import router, transaction
 from django.db.models import Q, QuerySet
 from django.db.models.functions import Left, Length
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
@@ -35,12 +37,11 @@ from . import records
 from .conf import conf
 from .models import StoredSession
 from .sign_ins import SignIn, read_sign_in
-from .signals import STAFF
+from .signals import STAFF, Ended, announce
 from .strategies import get_strategy
 from .users import (
     CannotListSessions,
     end_all_owned,
-    end_owned,
     end_session,
     end_sessions,
     owner_of,
@@ -323,7 +324,8 @@ def _say_ended(count: int) -> str:
 def _end(request: HttpRequest, sessions: Iterable[StoredSession]) -> None:
     """End the sessions that have a user as the strategy does: under their present keys, if another
     request rotates one meanwhile, and with the signal."""
-    if not get_strategy().finds_owners:
+    strategy = get_strategy()
+    if not strategy.finds_owners:
         return
     own: Any = _own_session(request)
     kept = own.references() if own is not None else ()
@@ -334,7 +336,11 @@ def _end(request: HttpRequest, sessions: Iterable[StoredSession]) -> None:
         elif session.owner:
             references[session.owner].append(session.pk.hex)
     for owner, theirs in references.items():
-        end_owned(owner, theirs, STAFF)
+        ended = [Ended(owner, STAFF)] * strategy.end_owned(owner, theirs)
+        # The delete page is one transaction, which may yet be rolled back.
+        transaction.on_commit(
+            partial(announce, type(strategy), ended), router.db_for_write(StoredSession)
+        )
 
 
 def _describe(site: AdminSite, request: HttpRequest, sessions: Collection[Any]) -> None:

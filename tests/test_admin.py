@@ -14,7 +14,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from django_strategy_sessions import records
-from django_strategy_sessions.admin import SessionPaginator
+from django_strategy_sessions.admin import SessionPaginator, StoredSessionAdmin
 from django_strategy_sessions.engine import SessionStore
 from django_strategy_sessions.models import StoredSession
 from django_strategy_sessions.strategies import get_strategy
@@ -246,6 +246,7 @@ def act(client, action, *rows):
     return client.post(LIST, chosen, follow=True).content.decode()
 
 
+@pytest.mark.django_db(transaction=True)
 def test_deleting_sends_the_signal_with_the_reason_staff(client, visitor, ended):
     phone, desktop = sign_in(visitor), sign_in(visitor)
     first, second = StoredSession.objects.filter(owner=str(visitor.pk))
@@ -255,6 +256,21 @@ def test_deleting_sends_the_signal_with_the_reason_staff(client, visitor, ended)
     assert ended == [(str(visitor.pk), "staff")] * 2
     assert not is_signed_in(phone)
     assert not is_signed_in(desktop)
+
+
+def crash(*args):
+    raise RuntimeError("The page fails after the deletion.")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_deletion_that_is_rolled_back_sends_no_signal(client, visitor, ended, monkeypatch):
+    session = sign_in(visitor)
+    row = StoredSession.objects.get(owner=str(visitor.pk))
+    monkeypatch.setattr(StoredSessionAdmin, "response_delete", crash)
+    with pytest.raises(RuntimeError):
+        client.post(f"{LIST}{row.pk}/delete/", {"post": "yes"})
+    assert is_signed_in(session)
+    assert ended == []
 
 
 def test_deleting_expired_damaged_and_anonymous_sessions_sends_no_signal(client, session, ended):
@@ -280,6 +296,7 @@ def test_staff_who_delete_the_session_they_use_sign_out(client, staff, settings,
     assert ended == [(str(staff.pk), "logout")]
 
 
+@pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("selected", [False, True])
 def test_a_session_that_is_rotated_meanwhile_still_ends(client, rf, visitor, ended, selected):
     session = sign_in(visitor)
