@@ -40,6 +40,12 @@ PROCESSES = 4
 THREADS = 8  # in one process, or in all together
 
 
+def rounds(usual, full):
+    """How often a test repeats its race: ``TEST_RACES`` is a factor of the usual, or ``full``."""
+    given = os.environ.get("TEST_RACES", "1")
+    return full if given == "full" else max(1, round(usual * float(given)))
+
+
 # -- what a request does with its session ---------------------------------------------------------
 
 

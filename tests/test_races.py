@@ -9,7 +9,6 @@ multiplies the rounds; with ``full`` they come to 20,000 writes, 10,000 logouts,
 from __future__ import annotations
 
 import logging
-import os
 import time
 import uuid
 from collections import Counter
@@ -22,10 +21,9 @@ from django_strategy_sessions import sessions_of
 from django_strategy_sessions.engine import SessionStore
 
 from .conftest import POSTGRES, REDIS
-from .racers import WAYS, Processes
+from .racers import WAYS, Processes, rounds
 
-_given = os.environ.get("TEST_RACES", "1")
-ROUNDS = 500 if _given == "full" else max(1, round(4 * float(_given)))
+ROUNDS = rounds(4, full=500)
 WRITERS = 40  # of one session, in one round
 SESSIONS = 20  # in one round, where few requests race for each
 REFUSALS = ("UpdateError", "StrategyUnavailable")

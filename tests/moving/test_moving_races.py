@@ -7,7 +7,6 @@ is logged: ``--log-file=figures.txt --log-file-level=INFO``.
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -24,12 +23,12 @@ from django_strategy_sessions.strategies.moving import MovingStrategy, _find_pla
 from django_strategy_sessions.values import Texts, encode_all
 
 from ..conftest import POSTGRES, REDIS
+from ..racers import rounds
 from .conftest import BACKENDS, Router
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "postgres"])
 
-_given = os.environ.get("TEST_RACES", "1")
-ROUNDS = 5000 if _given == "full" else max(1, round(35 * float(_given)))
+ROUNDS = rounds(35, full=5000)
 THREADS = 4
 TARGETS = {"postgres": POSTGRES, "redis": REDIS}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from threading import Barrier
@@ -22,6 +21,7 @@ from django_strategy_sessions.strategies import get_strategy
 
 from ..conftest import DATABASE, OURS, POSTGRES, in_postgres, run_in_loop
 from ..in_flight import LOADED, MODIFIED, aask, ask, followed, held, key, loaded, page, with_key
+from ..racers import rounds
 
 TIMEOUT = 30  # seconds, for requests that wait for each other
 NEW_SECRET = "a new secret key that is as long as it should be: 0123456789"
@@ -301,9 +301,8 @@ def test_a_commit_after_a_rotation_and_an_end_is_refused(strategy):
 
 # -- many -----------------------------------------------------------------------------------------
 
-_given = os.environ.get("TEST_RACES", "1")
 WRITERS = 8  # of one session, in one round
-ROUNDS = 20_000 // WRITERS if _given == "full" else max(1, round(10 * float(_given)))
+ROUNDS = rounds(10, full=20_000 // WRITERS)
 
 
 def saved(**values):

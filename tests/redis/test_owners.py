@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import subprocess
 import sys
 import uuid
@@ -16,9 +15,10 @@ import pytest
 from django_strategy_sessions.strategies import redis as module
 from django_strategy_sessions.testing import later
 
+from ..racers import rounds
 from .conftest import execute
 
-KILLS = 1000 if os.environ.get("TEST_RACES") == "full" else 20
+KILLS = rounds(20, full=1000)
 
 log = logging.getLogger(__name__)
 
