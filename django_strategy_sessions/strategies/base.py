@@ -436,6 +436,8 @@ def applied(name: str, apply: Apply, text: Text | None) -> Text:
 def brings_user(before: Mapping[str, Any], texts: Mapping[str, Any]) -> bool:
     """Whether this change signs a user in. An `Apply` may, so it counts as one."""
     user, was = texts.get(USER), before.get(USER)
+    if user is was:
+        return False
     if user is None or was is None:
         return user is not None
     return isinstance(user, Apply) or not same(user, was)
@@ -447,4 +449,4 @@ def owners_of(texts: Mapping[str, Any]) -> list[str]:
     if owners and IMPERSONATORS in texts:
         impersonators = decode(texts[IMPERSONATORS])
         owners += impersonators if isinstance(impersonators, list) else []
-    return [str(owner) for owner in owners]
+    return list(map(str, owners))

@@ -237,7 +237,7 @@ class RedisStrategy(SealedStrategy):
     def _add_steps(self, key: str, row: Row) -> Steps[bool]:
         if row.owner is None:
             name = self.prefix + key
-            return bool((yield from call(RedisClients.write, "SET", name, *_value(row), "NX")))
+            return bool((yield from self.clients.write_steps("SET", name, *_value(row), "NX")))
         return (yield from self._write_steps(_ADD, [key], _change(row, row)[1:], row))
 
     def _swap_steps(self, key: str, held: Row, row: Row) -> Steps[bool]:
@@ -253,7 +253,7 @@ class RedisStrategy(SealedStrategy):
             return False
         if (yield from self._swap_steps(key, held, marker)):
             return True
-        yield from call(RedisClients.script, _REMOVE, [self.prefix + new_key])
+        yield from self.clients.script_steps(_REMOVE, [self.prefix + new_key])
         return False
 
     def _write_steps(
@@ -267,11 +267,11 @@ class RedisStrategy(SealedStrategy):
             entry = _make_entry(keys[-1], row)
             if (yield from call(RedisClients.is_cluster)):
                 for index in indexes:
-                    yield from call(RedisClients.script, _ENTER, [index], *entry)
+                    yield from self.clients.script_steps(_ENTER, [index], *entry)
                 entry = ()
             else:
                 names += indexes
-        size = yield from call(RedisClients.script, script, names, *values, *entry)
+        size = yield from self.clients.script_steps(script, names, *values, *entry)
         if size >= _SMALL and size & (size - 1) == 0:  # an index has doubled: tidy it
             for owner in owners:
                 yield from self._find(owner)
@@ -283,7 +283,7 @@ class RedisStrategy(SealedStrategy):
         rows: dict[str, Row] = {}
         gone: list[str] = []
         since = (datetime.now(UTC) - _IN_FLIGHT).timestamp()
-        entries = yield from call(RedisClients.execute, "EVAL", _LIST, 1, index)
+        entries = yield from self.clients.execute_steps("EVAL", _LIST, 1, index)
         keys = entries[::2]
         found = yield from self._read_all([self.prefix + key for key in keys])
         for key, entered, record in zip(keys, entries[1::2], found, strict=True):
@@ -292,17 +292,17 @@ class RedisStrategy(SealedStrategy):
             elif float(entered) < since:
                 gone.append(key)
         if gone:
-            yield from call(RedisClients.write, "ZREM", index, *gone)
+            yield from self.clients.write_steps("ZREM", index, *gone)
         return rows
 
     def _read_all(self, keys: list[str]) -> Steps[list[str | None]]:
         if keys and not (yield from call(RedisClients.is_cluster)):
-            found = yield from call(RedisClients.execute, "MGET", *keys)
+            found = yield from self.clients.execute_steps("MGET", *keys)
             return list(found)
         found = []  # the keys of one owner are on several nodes
         for key in keys:
             try:
-                found.append((yield from call(RedisClients.execute, "GET", key)))
+                found.append((yield from self.clients.execute_steps("GET", key)))
             except ResponseError as error:
                 _refuse_other_types(error)
                 found.append(None)

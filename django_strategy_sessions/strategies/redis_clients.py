@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import cache
 from hashlib import sha1
@@ -92,7 +92,7 @@ class RedisClients:
     """Sends commands to the servers of one alias in ``CACHES``, from sync code and event loops.
 
     `execute` is for commands that only read, `write` and `script` for all others. They raise
-    `StrategyUnavailable` if no server can answer.
+    `StrategyUnavailable` if no server can answer. Each is also there as steps to run on a client.
 
     `timeout`: seconds after which an unanswered command counts as an outage, unless the alias sets
     ``SOCKET_TIMEOUT`` or ``SOCKET_CONNECT_TIMEOUT``. `replicas`: how many replicas must confirm a
@@ -126,23 +126,17 @@ class RedisClients:
         self._loops = PerLoop(lambda: LoopClients(self.timeout, self.idle), LoopClients.aclose)
 
     def execute(self, *command: Any) -> Any:
-        with _answers:
-            _, _, (reply,) = run(self, self._send_steps([command], repeatable=True))
-            return _decode_reply(reply)
+        return run(self, self.execute_steps(*command))
 
     def write(self, *command: Any) -> Any:
-        with _answers:
-            return _decode_reply(run(self, self._write_steps(command)))
+        return run(self, self.write_steps(*command))
 
     def script(self, script: str, keys: list[str], *values: Any) -> Any:
-        with _answers:
-            return _decode_reply(run(self, self._script_steps(script, keys, values)))
+        return run(self, self.script_steps(script, keys, *values))
 
     def repeatable_script(self, script: str, keys: list[str], *values: Any) -> Any:
         """Run a script that may run twice, so it need not be the connection's first command."""
-        with _answers:
-            steps = self._script_steps(script, keys, values, self._read_steps)
-            return _decode_reply(run(self, steps))
+        return run(self, self.execute_steps(*_call_script(script, keys, values)))
 
     def find_timeout(self) -> float:
         """Return the seconds after which a command has failed."""
@@ -165,22 +159,16 @@ class RedisClients:
             return list(map(_decode_reply, _exchange_anew(client, list(commands), limit)))
 
     async def aexecute(self, *command: Any) -> Any:
-        with _answers:
-            _, _, (reply,) = await arun(self, self._send_steps([command], repeatable=True))
-            return _decode_reply(reply)
+        return await arun(self, self.execute_steps(*command))
 
     async def awrite(self, *command: Any) -> Any:
-        with _answers:
-            return _decode_reply(await arun(self, self._write_steps(command)))
+        return await arun(self, self.write_steps(*command))
 
     async def ascript(self, script: str, keys: list[str], *values: Any) -> Any:
-        with _answers:
-            return _decode_reply(await arun(self, self._script_steps(script, keys, values)))
+        return await arun(self, self.script_steps(script, keys, *values))
 
     async def arepeatable_script(self, script: str, keys: list[str], *values: Any) -> Any:
-        with _answers:
-            steps = self._script_steps(script, keys, values, self._read_steps)
-            return _decode_reply(await arun(self, steps))
+        return await arun(self, self.execute_steps(*_call_script(script, keys, values)))
 
     async def ais_cluster(self) -> bool:
         with _answers:
@@ -188,15 +176,24 @@ class RedisClients:
 
     # -- the rules ---------------------------------------------------------------------------------
 
-    def _read_steps(self, command: Command) -> Steps[Any]:
-        _, _, replies = yield from self._send_steps([command], repeatable=True)
-        return replies[0]
+    def execute_steps(self, *command: Any) -> Steps[Any]:
+        with _answers:
+            _, _, (reply,) = yield from self._send_steps([command], repeatable=True)
+            return _decode_reply(reply)
 
-    def _write_steps(self, command: Command) -> Steps[Any]:
+    def write_steps(self, *command: Any) -> Steps[Any]:
+        with _answers:
+            if self.replicas:
+                reply = yield from self._replicate_steps(command)
+            else:
+                _, _, (reply,) = yield from self._send_steps([command])
+            return _decode_reply(reply)
+
+    def script_steps(self, script: str, keys: list[str], *values: Any) -> Steps[Any]:
+        return self.write_steps(*_call_script(script, keys, values))
+
+    def _replicate_steps(self, command: Command) -> Steps[Any]:
         """Send a write once, and wait in the same round trip until enough replicas have it."""
-        if not self.replicas:
-            _, _, replies = yield from self._send_steps([command])
-            return replies[0]
         servers = self._found or (yield ("_servers",))
         waits = servers.waits(self.replicas)
         servers, client, replies = yield from self._send_steps([command, *waits])
@@ -215,21 +212,8 @@ class RedisClients:
         if not reply:
             # Nothing was written, and Valkey's WAIT covers only this connection's writes. What
             # the command found, such as the end of a session, may not have reached the replicas.
-            yield from self._script_steps(_TOUCH, [_find_key(command)], ())
+            yield from self.script_steps(_TOUCH, [_find_key(command)])
         return reply
-
-    def _script_steps(
-        self,
-        script: str,
-        keys: list[str],
-        values: Iterable[Any],
-        send: Callable[[Command], Steps[Any]] | None = None,
-    ) -> Steps[Any]:
-        given, send = (len(keys), *keys, *values), send or self._write_steps
-        try:
-            return (yield from send(("EVALSHA", _hash_script(script), *given)))
-        except NoScriptError:  # the server does not know it yet: it restarted or took over
-            return (yield from send(("EVAL", script, *given)))
 
     def _find_anew(self, servers: Servers, key: Any) -> Steps[Client]:
         yield "_refresh", servers
@@ -264,6 +248,10 @@ class RedisClients:
                         continue
                 raise
             replies = replies[len(asking) :]
+            if isinstance(replies[0], NoScriptError):  # the server restarted or took over
+                _, digest, *given = commands[0]
+                commands = [("EVAL", _scripts[digest], *given), *commands[1:]]
+                continue
             if not isinstance(replies[0], AskError):
                 break
             asking = [] if isinstance(replies[0], MovedError) else [("ASKING",)]
@@ -557,9 +545,18 @@ def _find_key(command: Command) -> Any:
     return command[3] if command[0] in ("EVAL", "EVALSHA") else command[1]
 
 
+_scripts: dict[str, str] = {}  # by their hashes
+
+
 @cache
 def _hash_script(script: str) -> str:
-    return sha1(script.encode()).hexdigest()  # noqa: S324  (what Redis names a script by)
+    digest = sha1(script.encode()).hexdigest()  # noqa: S324  (what Redis names a script by)
+    _scripts[digest] = script
+    return digest
+
+
+def _call_script(script: str, keys: list[str], values: Iterable[Any]) -> Command:
+    return "EVALSHA", _hash_script(script), len(keys), *keys, *values
 
 
 def _decode_reply(reply: Any) -> Any:

@@ -502,7 +502,7 @@ def _name_owners(row: Row, texts: Mapping[str, Any]) -> Row:
     if row.owner is not None or USER not in texts:  # databases keep the owner in a column
         return row
     owner, impersonator, *_ = [*owners_of(texts), None]
-    return row._replace(owner=owner, impersonator=impersonator)
+    return Row(row.record, row.expires, row.created, owner, impersonator)
 
 
 def _key(stored: Stored) -> str:
