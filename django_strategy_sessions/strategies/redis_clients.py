@@ -353,7 +353,7 @@ class RedisClients:
             return exchange_through(client, commands)
         if anew:
             return _exchange_anew(client, commands, limit)
-        connection = connections.take()
+        connection = connections.take(repeatable=limit is not None)
         usable = False
         try:
             replies = exchange_over(connection, commands, limit)

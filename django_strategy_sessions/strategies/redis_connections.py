@@ -40,14 +40,17 @@ class Connections:
         self._kept: dict[int, list[Any]] = {}  # by process: a forked one leaves its parent's alone
         self._idle_since: dict[Any, float] = {}
 
-    def take(self, anew: bool = False) -> Any:
-        """Take a connection that is alive. Reconnect it if it was idle for too long."""
+    def take(self, anew: bool = False, repeatable: bool = False) -> Any:
+        """Take a connection. Reconnect it if it was idle for too long, or if it is dead.
+
+        A command that is `repeatable` finds out by itself whether it is dead.
+        """
         try:
             connection = self._kept.setdefault(os.getpid(), []).pop()
         except IndexError:
             connection = self._pool.get_connection()
         try:
-            if anew or not self._is_usable(connection):
+            if anew or self._is_stale(connection) or not (repeatable or _is_alive(connection)):
                 connection.disconnect()
                 connection.connect()
         except BaseException:
@@ -55,14 +58,9 @@ class Connections:
             raise
         return connection
 
-    def _is_usable(self, connection: Any) -> bool:
+    def _is_stale(self, connection: Any) -> bool:
         now = time.monotonic()
-        if now - self._idle_since.get(connection, now) > self._idle:
-            return False
-        try:
-            return not (connection.can_read() or connection.should_reconnect())
-        except (RedisError, OSError):
-            return False
+        return now - self._idle_since.get(connection, now) > self._idle
 
     def give_back(self, connection: Any, usable: bool) -> None:
         if not usable:  # A late reply would reach the next caller.
@@ -157,6 +155,13 @@ class LoopClients:
             await self._shrinking
         for twin in self._twins.values():
             await twin.connection_pool.disconnect()
+
+
+def _is_alive(connection: Any) -> bool:
+    try:
+        return not (connection.can_read() or connection.should_reconnect())
+    except (RedisError, OSError):
+        return False
 
 
 def _shared_options(options: dict[str, Any]) -> dict[str, Any]:
