@@ -108,9 +108,10 @@ class State:
 
     def read(self, name: Any) -> Any:
         """Return the value or the flash. The next save removes a flash that was read."""
-        if name in self.data:
+        try:
             return self.data[name]
-        raw = self.find(name)
+        except KeyError:
+            raw = self.find(name)
         if raw is None:
             raise KeyError(name)
         if raw in self.data:

@@ -177,27 +177,67 @@ class RedisClients:
     # -- the rules ---------------------------------------------------------------------------------
 
     def execute_steps(self, *command: Any) -> Steps[Any]:
-        with _answers:
-            _, _, (reply,) = yield from self._send_steps([command], repeatable=True)
-            return _decode_reply(reply)
+        return self._send_steps(command, repeatable=True)
 
     def write_steps(self, *command: Any) -> Steps[Any]:
-        with _answers:
-            if self.replicas:
-                reply = yield from self._replicate_steps(command)
-            else:
-                _, _, (reply,) = yield from self._send_steps([command])
-            return _decode_reply(reply)
+        return self._send_steps(command)
 
     def script_steps(self, script: str, keys: list[str], *values: Any) -> Steps[Any]:
         return self.write_steps(*_call_script(script, keys, values))
 
-    def _replicate_steps(self, command: Command) -> Steps[Any]:
-        """Send a write once, and wait in the same round trip until enough replicas have it."""
-        servers = self._found or (yield ("_servers",))
-        waits = servers.waits(self.replicas)
-        servers, client, replies = yield from self._send_steps([command, *waits])
-        reply, *answers = replies
+    def _send_steps(self, command: Command, repeatable: bool = False) -> Steps[Any]:
+        """Send a command to the server that has its key. If that one fails, raise.
+
+        A `repeatable` command that fails on a pooled connection is sent once more on a new one.
+        Each of the two attempts gets half of the timeout. Any other is a write: it is sent once,
+        and waits in the same round trip until enough replicas have it.
+        """
+        with _answers:
+            servers = self._found or (yield ("_servers",))
+            waits = servers.waits(self.replicas) if self.replicas and not repeatable else []
+            limit = servers.timeout / 2 if repeatable else None
+            late = time.monotonic() + servers.timeout * 0.75
+            key = command[3] if command[0] in ("EVAL", "EVALSHA") else command[1]
+            redirected: Client | None = None  # by another node
+            asking: list[Command] = []
+            anew = False
+            for _ in range(_ATTEMPTS):
+                client = (
+                    redirected or servers.find(key) or (yield from self._find_anew(servers, key))
+                )
+                commands = [*asking, command, *waits]
+                try:
+                    replies = yield "_exchange", servers, client, commands, limit, anew
+                except Exception as error:
+                    if is_outage(error):
+                        servers.doubt(client)
+                        if repeatable and not anew and time.monotonic() < late:
+                            redirected, asking, anew = None, [], True
+                            continue
+                    raise
+                reply, *answers = replies[len(asking) :]
+                if isinstance(reply, NoScriptError):  # the server restarted or took over
+                    _, digest, *given = command
+                    command = "EVAL", _scripts[digest], *given
+                    continue
+                if not isinstance(reply, AskError):
+                    break
+                asking = [] if isinstance(reply, MovedError) else [("ASKING",)]
+                if not asking:
+                    servers.doubt(client)
+                redirected = servers.redirect(reply)
+            if isinstance(reply, Exception):
+                if is_outage(reply):
+                    servers.doubt(client)
+                raise reply
+            if waits:
+                yield from self._confirm_steps(servers, client, key, reply, answers)
+            return _decode_reply(reply)
+
+    def _confirm_steps(
+        self, servers: Servers, client: Client, key: Any, reply: Any, answers: list[Any]
+    ) -> Steps[None]:
+        """Raise, unless `answers` to a write's waits say that enough replicas have it."""
         for answer in answers:
             if isinstance(answer, Exception):
                 raise answer
@@ -206,63 +246,18 @@ class RedisClients:
             raise StrategyUnavailable("Too few replicas confirmed a write in time.")
         if not servers.is_safe(client, answers):
             servers.doubt(client)
-            key = _find_key(command)
             if (servers.find(key) or (yield from self._find_anew(servers, key))) is not client:
                 raise StrategyUnavailable("Another server became the primary during a write.")
         if not reply:
             # Nothing was written, and Valkey's WAIT covers only this connection's writes. What
             # the command found, such as the end of a session, may not have reached the replicas.
-            yield from self.script_steps(_TOUCH, [_find_key(command)])
-        return reply
+            yield from self.script_steps(_TOUCH, [key])
 
     def _find_anew(self, servers: Servers, key: Any) -> Steps[Client]:
         yield "_refresh", servers
         client = servers.find(key, refreshed=True)
         assert client is not None  # noqa: S101
         return client
-
-    def _send_steps(
-        self, commands: list[Command], repeatable: bool = False
-    ) -> Steps[tuple[Servers, Client, list[Any]]]:
-        """Send commands to the server that has the first one's key. If that one fails, raise.
-
-        `repeatable` commands that fail on a pooled connection are sent once more on a new one. Each
-        of the two attempts gets half of the timeout.
-        """
-        servers = self._found or (yield ("_servers",))
-        limit = servers.timeout / 2 if repeatable else None
-        late = time.monotonic() + servers.timeout * 0.75
-        key = _find_key(commands[0])
-        redirected: Client | None = None  # by another node
-        asking: list[Command] = []
-        anew = False
-        for _ in range(_ATTEMPTS):
-            client = redirected or servers.find(key) or (yield from self._find_anew(servers, key))
-            try:
-                replies = yield "_exchange", servers, client, asking + commands, limit, anew
-            except Exception as error:
-                if is_outage(error):
-                    servers.doubt(client)
-                    if repeatable and not anew and time.monotonic() < late:
-                        redirected, asking, anew = None, [], True
-                        continue
-                raise
-            replies = replies[len(asking) :]
-            if isinstance(replies[0], NoScriptError):  # the server restarted or took over
-                _, digest, *given = commands[0]
-                commands = [("EVAL", _scripts[digest], *given), *commands[1:]]
-                continue
-            if not isinstance(replies[0], AskError):
-                break
-            asking = [] if isinstance(replies[0], MovedError) else [("ASKING",)]
-            if not asking:
-                servers.doubt(client)
-            redirected = servers.redirect(replies[0])
-        if isinstance(replies[0], Exception):
-            if is_outage(replies[0]):
-                servers.doubt(client)
-            raise replies[0]
-        return servers, client, replies
 
     # -- where the servers are ---------------------------------------------------------------------
 
@@ -539,10 +534,6 @@ def _identify_database(location: Any) -> Any:
     host = url.get("host", "localhost")
     host = "localhost" if host in {"127.0.0.1", "::1"} else host
     return url.get("path") or (host, url.get("port", 6379)), url.get("db", 0)
-
-
-def _find_key(command: Command) -> Any:
-    return command[3] if command[0] in ("EVAL", "EVALSHA") else command[1]
 
 
 _scripts: dict[str, str] = {}  # by their hashes

@@ -50,17 +50,15 @@ class Connections:
         except IndexError:
             connection = self._pool.get_connection()
         try:
-            if anew or self._is_stale(connection) or not (repeatable or _is_alive(connection)):
+            now = time.monotonic()
+            was_idle = now - self._idle_since.get(connection, now) > self._idle
+            if anew or was_idle or not (repeatable or _is_alive(connection)):
                 connection.disconnect()
                 connection.connect()
         except BaseException:
             self._pool.release(connection)
             raise
         return connection
-
-    def _is_stale(self, connection: Any) -> bool:
-        now = time.monotonic()
-        return now - self._idle_since.get(connection, now) > self._idle
 
     def give_back(self, connection: Any, usable: bool) -> None:
         if not usable:  # A late reply would reach the next caller.
