@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -211,7 +210,7 @@ class State:
     def _rename(self, stored: Stored) -> Steps[None]:
         """Go on under the id that the strategy has given the session, unless a transaction takes
         that back."""
-        before = replace(stored, session_id=self.session_id or "", token=None)
+        before = stored._replace(session_id=self.session_id or "", token=None)
         yield from self._remember(self.session_id, before, stored)
         self.session_id, self.stored, self.is_renamed = stored.session_id, stored, True
 
@@ -372,7 +371,7 @@ class State:
         if self.stored is None:
             self.stored = yield from self.load()
         if self.stored is not None and not self.may_follow:
-            self.stored = self.stored.alone()
+            self.stored = self.stored._replace(may_follow=False)
         return self.stored
 
     def references(self) -> Steps[Collection[str]]:

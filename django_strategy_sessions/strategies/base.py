@@ -47,7 +47,6 @@ What every strategy promises:
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, ClassVar, NamedTuple
 
@@ -106,31 +105,24 @@ class OldKey(Hidden):
     __slots__ = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """What a store held at one moment. Error reports show its ``repr``, which has no secrets."""
+class Stored(NamedTuple):
+    """What a store held at one moment."""
 
-    session_id: str = field(repr=False)
-    texts: Mapping[str, Any] = field(repr=False)  # as loaded; the engine does not change them
+    session_id: str
+    texts: Mapping[str, Any]  # as loaded; the engine does not change them
     expires: datetime | None = None  # None: the strategy does not tell
     created: datetime | None = None
-    token: object = field(default=None, repr=False)  # only the strategy reads it
+    token: object = None  # only the strategy reads it
     # True if another request rotated the session, so that this request cannot know its new id.
     followed: bool = False
     # Whether a save may write to that id. False where every save sends the cookie of the old one.
     may_follow: bool = True
 
-    def alone(self) -> Stored:
-        """Return a copy whose save must not follow a rotation."""
-        return Stored(
-            self.session_id,
-            self.texts,
-            self.expires,
-            self.created,
-            self.token,
-            self.followed,
-            may_follow=False,
-        )
+    def __repr__(self) -> str:
+        return f"<Stored until {self.expires}>"  # error reports show it
+
+    def __sentry_repr__(self) -> str:
+        return repr(self)
 
     @property
     def data(self) -> Data:

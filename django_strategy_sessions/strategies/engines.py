@@ -10,7 +10,6 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from importlib import import_module
@@ -200,7 +199,7 @@ class EngineStrategy(SessionStrategy):
         except Exception:
             data = None
         found = self._stored(row.pk, data, _utc(row.expire_date))
-        return replace(found, token=_token(row)) if isinstance(found, Stored) else found
+        return found._replace(token=_token(row)) if isinstance(found, Stored) else found
 
     def _loaded(self, key: str) -> Stored | Found | None:
         session = self._session(key)

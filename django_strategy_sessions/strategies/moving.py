@@ -29,7 +29,6 @@ from __future__ import annotations
 
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from hashlib import sha256
@@ -157,7 +156,7 @@ class MovingStrategy(SessionStrategy):
             old = self.source.load(session_id)
             if old is not None:
                 if self.step == ACCEPT:
-                    return replace(old, token=_Old(old))
+                    return old._replace(token=_Old(old))
                 self.target.add(place.key, _make_mark(_CLAIM, _CLAIMED_FOR))
             # Look again: the session may have moved meanwhile.
             row = self.target.get(place.key)
@@ -167,7 +166,7 @@ class MovingStrategy(SessionStrategy):
         if self.step == MOVE:
             return self.target.insert(data, expires)
         stored = self.source.insert(data, expires)
-        return replace(stored, token=_Old(stored))
+        return stored._replace(token=_Old(stored))
 
     def merge(self, stored: Stored, data: Data | Texts, expires: datetime) -> Stored | None:
         texts, token = as_texts(data), stored.token
@@ -211,10 +210,10 @@ class MovingStrategy(SessionStrategy):
         session_id, place = stored.session_id, _find_place(stored.session_id)
         if isinstance(stored.token, _Old):
             self.source.end(stored.token.stored)
-            stored = replace(stored, token=None)
+            stored = stored._replace(token=None)
         self._end(session_id, place)
         # The target follows a rotation.
-        self.target.end(replace(stored, session_id=place.session_id))
+        self.target.end(stored._replace(session_id=place.session_id))
 
     def is_undone(self, written: Stored | None) -> Callable[[], bool] | None:
         strategies: list[SessionStrategy] = [self.target, self.source]  # both, after a logout
@@ -365,7 +364,7 @@ class MovingStrategy(SessionStrategy):
         # A process that moves the session sees no write that has not been committed.
         if is_in_transaction(_find_alias(self.source)):
             _run_when_final(self.source, look_again)
-        return replace(written, token=_Old(written))
+        return written._replace(token=_Old(written))
 
     def _merge_into_target(
         self, old: Stored, written: Stored | None, texts: Texts, expires: datetime, row: Row
@@ -390,7 +389,7 @@ class MovingStrategy(SessionStrategy):
         # Between our own strategies the source has left a marker, and late saves may follow it.
         if self.engine or row is not None:
             _run_when_final(self.source, partial(self._end, old.session_id, place))
-        return replace(rotated, token=_Old(rotated))
+        return rotated._replace(token=_Old(rotated))
 
     def _find_again(self, stored: Stored) -> Stored | None:
         """Return the session from where it is now, with the texts that this request had loaded. It
@@ -399,8 +398,8 @@ class MovingStrategy(SessionStrategy):
         if now is None:
             return None
         if isinstance(now.token, _Old):
-            old = replace(now.token.stored, texts=stored.texts)
-            return replace(now, texts=stored.texts, token=_Old(old))
+            old = now.token.stored._replace(texts=stored.texts)
+            return now._replace(texts=stored.texts, token=_Old(old))
         return _rebase(now, stored)
 
     # -- the end of one ----------------------------------------------------------------------------
@@ -526,7 +525,7 @@ def _make_end_mark() -> Row:
 
 def _rebase(now: Stored, stored: Stored) -> Stored:
     """Return `now` with the texts that a request had loaded. The target will read it again."""
-    return replace(now, texts=stored.texts, token=None)
+    return now._replace(texts=stored.texts, token=None)
 
 
 def _apply_changes(base: Any, ours: Any, theirs: Any) -> Texts:

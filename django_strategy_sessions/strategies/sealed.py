@@ -12,7 +12,6 @@ import logging
 import random
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, NamedTuple, TypeVar, cast
 
@@ -495,7 +494,7 @@ def _show(written: Stored, texts: Texts) -> Stored:
         return written
     texts = Texts({name: written.texts.get(name) for name in texts if name in written.texts})
     key, row = cast(Held, written.token)
-    return replace(written, texts=texts, token=Held(key, row._replace(record=NEVER)))
+    return written._replace(texts=texts, token=Held(key, row._replace(record=NEVER)))
 
 
 def _name_owners(row: Row, texts: Mapping[str, Any]) -> Row:
