@@ -33,7 +33,6 @@ if not apps.is_installed("django_strategy_sessions"):
 
 T = TypeVar("T")
 
-_BATCH_SIZE = 1000
 _RAISE: Any = object()
 
 
@@ -360,12 +359,14 @@ class SessionStore(SessionBase):
 
     @classmethod
     def clear_expired(cls) -> None:
-        for _count in get_strategy().clear_expired(_BATCH_SIZE):
+        strategy = get_strategy()
+        for _count in strategy.clear_expired(strategy.batch_size):
             pass
 
     @classmethod
     async def aclear_expired(cls) -> None:
-        async for _count in get_strategy().aclear_expired(_BATCH_SIZE):
+        strategy = get_strategy()
+        async for _count in strategy.aclear_expired(strategy.batch_size):
             pass
 
     def _load(self) -> Steps[dict[str, Any]]:

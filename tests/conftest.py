@@ -120,7 +120,7 @@ class Watched:
         self.strategy, self.calls = strategy, []
 
     def __getattr__(self, verb):
-        if verb not in {"adopt", "is_undone", "ais_undone"}:  # which ask no store
+        if verb not in {"adopt", "is_undone", "ais_undone", "batch_size"}:  # which ask no store
             self.calls.append(verb)
         return getattr(self.strategy, verb)
 

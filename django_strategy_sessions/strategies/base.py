@@ -167,6 +167,8 @@ class SessionStrategy:
     is_shared: ClassVar[bool] = True
     # True if the store removes expired sessions itself, so clearexpiredsessions does nothing.
     expires_by_itself: ClassVar[bool] = False
+    # How many sessions clearexpiredsessions deletes in one transaction, unless it is told.
+    batch_size: int = 1000
     # True if `find_owned`, `end_owned` and `references` work: "sign out everywhere" needs them.
     finds_owners: bool = False
 
@@ -246,7 +248,7 @@ class SessionStrategy:
         raise NotImplementedError(f"{type(self).__name__} does not define references()")
 
     def clear_expired(self, batch_size: int) -> Iterator[int]:
-        """Delete expired sessions, `batch_size` per transaction. Yield the count of each."""
+        """Delete expired sessions, at most `batch_size` per transaction. Yield each count."""
         raise NotImplementedError(f"{type(self).__name__} does not define clear_expired()")
 
     def count_expired(self) -> int:

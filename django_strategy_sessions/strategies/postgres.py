@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from django.core.checks import CheckMessage
 
@@ -76,10 +76,30 @@ _DELETE = f"DELETE FROM \"{_TABLE}\" WHERE id = %s AND {_MAC} <> '{records.MOVED
 # Rows of other partitions may have the same, hence the second test.
 _CLEAR = (
     f'WITH gone AS (DELETE FROM "{_TABLE}" WHERE ctid = ANY(ARRAY(SELECT ctid FROM "{_TABLE}"'
-    " WHERE expires <= %s AND expires >= %s ORDER BY expires LIMIT %s FOR UPDATE SKIP LOCKED))"
-    " AND expires <= %s RETURNING expires)"
+    " WHERE {where} LIMIT %s FOR UPDATE SKIP LOCKED)) AND expires <= %s RETURNING expires)"
     " SELECT max(expires)::text, count(*) FROM gone"
 )
+_CLEAR_OLDEST = _CLEAR.format(where="expires <= %s AND expires >= %s ORDER BY expires")
+_CLEAR_PAGES = _CLEAR.format(where="expires <= %s AND ctid >= %s::tid AND ctid < %s::tid")
+# How many pages the table has, and the longest of its partitions if it has some.
+_PAGES = (
+    "SELECT sum(pages)::bigint, max(pages) FROM (SELECT"
+    " pg_relation_size(part) / current_setting('block_size')::int FROM (SELECT relid"
+    f" FROM pg_partition_tree('\"{_TABLE}\"') UNION SELECT '\"{_TABLE}\"'::regclass) AS parts(part)"
+    ") AS sizes(pages)"
+)
+_SAMPLE = f'SELECT count(*) FROM "{_TABLE}" TABLESAMPLE SYSTEM (%s) WHERE expires <= %s'
+_SAMPLED = 100  # pages
+_MOST_PAGES = 1000  # that a batch visits, so that it is short on slow disks too
+
+
+class _Sweep(NamedTuple):
+    """How far `clear_expired` is, going through the table page by page."""
+
+    page: int
+    pages: int
+    begun: str  # sessions that expired later may be on pages before this one
+    step: int = 1
 
 
 class PostgresStrategy(DatabaseStrategy):
@@ -89,6 +109,7 @@ class PostgresStrategy(DatabaseStrategy):
     """
 
     conflicts_before_turn = 1
+    batch_size = 10_000
 
     def __init__(
         self, using: str | None = None, timeout: float = 5.0, pool_size: int = 10, **options: float
@@ -170,8 +191,34 @@ class PostgresStrategy(DatabaseStrategy):
 
     def _clear_batch(self, batch_size: int, since: Any) -> tuple[Any, int]:
         now = _now()
-        found = self._serialize(_CLEAR, now, since or "-infinity", batch_size, now)
+        place = since or self._find_start(now)
+        if isinstance(place, _Sweep):
+            if place.page < place.pages:
+                end = place.page + place.step
+                pages = f"({place.page},0)", f"({end},0)"
+                _, count = self._serialize(_CLEAR_PAGES, now, *pages, batch_size, now)
+                # The next batch takes as many pages as may hold nearly a batch. If these held more,
+                # it takes the rest of them.
+                step = int(place.step * min(2, 0.9 * batch_size / max(1, count)))
+                place = place._replace(step=max(1, min(step, _MOST_PAGES)))
+                return place if count == batch_size else place._replace(page=end), count
+            place = place.begun
+        found = self._serialize(_CLEAR_OLDEST, now, place, min(batch_size, _MOST_PAGES), now)
         return found or (None, 0)
+
+    def _find_start(self, now: str) -> _Sweep | str:
+        """Go page by page if there are more expired sessions than pages.
+
+        The index on `expires` leads to another page with each session. To read, log and write
+        a page takes longer than to delete all that is expired on it.
+        """
+        pages, longest = self._serialize(_PAGES)
+        if pages:
+            sampled = min(pages, _SAMPLED)
+            (expired,) = self._serialize(_SAMPLE, 100 * sampled / pages, now)
+            if expired > sampled:
+                return _Sweep(0, longest, now)
+        return "-infinity"
 
     # -- conflicts that stricter isolation than PostgreSQL's default calls failures ----------------
 

@@ -18,16 +18,16 @@ REMAINING = 3  # the exit status of --fail-if-remaining
 
 class Command(BaseCommand):
     help = (
-        "Deletes expired sessions in short transactions, oldest first, skipping locked rows. Safe"
-        " to interrupt, and to run several times at once."
+        "Deletes expired sessions in short transactions, skipping locked rows. Safe to interrupt,"
+        " and to run several times at once."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument(
             "--batch-size",
             type=above_zero,
-            default=1000,
-            help="How many sessions to delete in one transaction (default: %(default)s).",
+            help="The most sessions to delete in one transaction (default: the strategy's; that of"
+            " most is 1000).",
         )
         parser.add_argument(
             "--max-seconds",
@@ -84,15 +84,16 @@ class Command(BaseCommand):
             raise CommandError(f"{remaining:,} expired sessions remain.", returncode=REMAINING)
 
     def _delete(
-        self, max_seconds: float | None, batch_size: int, sleep: float, **options: Any
+        self, max_seconds: float | None, batch_size: int | None, sleep: float, **options: Any
     ) -> bool:
         """Delete batch by batch. Return whether `max_seconds` ended it."""
         started = time.monotonic()
-        with closing(make_progress(self.verbosity > 0, get_strategy().count_expired)) as progress:
-            for count in get_strategy().clear_expired(batch_size):
+        strategy = get_strategy()
+        with closing(make_progress(self.verbosity > 0, strategy.count_expired)) as progress:
+            for count in strategy.clear_expired(batch_size or strategy.batch_size):
                 self.deleted += count
                 progress.update(count)
-                if self.verbosity > 1:
+                if self.verbosity > 1 and count:
                     progress.clear()
                     self._say(f"Deleted {count:,} expired sessions.")
                     self.stdout.flush()
