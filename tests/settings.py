@@ -28,6 +28,7 @@ INSTALLED_APPS = [
     "django_strategy_sessions",
     "messages_tests",
     "sessions_tests",
+    "tests.quick_flush",
 ]
 MIDDLEWARE = [
     "django.contrib.sessions.middleware.SessionMiddleware",
