@@ -129,6 +129,7 @@ OUTSIDE = {
     "django_redis": {"strategies.redis_clients"},
     "psycopg": {"strategies.postgres_connections"},
     "redis": {
+        "strategies.cached",
         *("strategies.redis", "strategies.redis_health", "strategies.redis_clients"),
         *("strategies.redis_connections", "strategies.redis_servers", "strategies.redis_exchange"),
     },

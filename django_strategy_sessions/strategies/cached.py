@@ -11,12 +11,13 @@ their number and the token of the last one.
 - A reader that finds nothing leaves its token, then reads the store, then replaces its token with
   what it read. If its token is gone, it puts nothing in.
 - A writer sets the mark, then writes to the store, then settles: it replaces its mark with what it
-  wrote, or, if any other writer came or went meanwhile, removes the entry. Only then does the
-  request go on.
+  wrote, or, if any other writer came or went meanwhile, or the epoch (see below) has changed,
+  removes the entry. Only then does the request go on.
 
 So before a write returns, its last step has removed any copy, and any token, older than itself. A
 reader that leaves its token after that reads what was written, however late it puts it in. If a
-writer crashes, its mark keeps readers at the store for `_MARKED`.
+writer crashes, its mark keeps readers at the store for `_MARKED`. The cache makes each token anew,
+so a command that arrives once more, because its first reply was late, leaves one that nobody knows.
 
 **The gate.** Copies count only while the cache holds a *lease*, for one second, which names an
 *epoch* and the server's process. A reader that finds no lease reads the *gate*, a row of the store:
@@ -37,7 +38,8 @@ one lease.
 it settles afterwards. After a rollback the mark runs out.
 
 **Processes without the cache** do not settle. So turn the cache on in two steps: first with
-``reads=False``, and when every process has that, without. Turn it off in the reverse order.
+``reads=False``, and when every process has that, without. Turn it off in the reverse order. Each
+process with ``reads=False`` first closes the gate, so no copy from before counts afterwards.
 """
 
 from __future__ import annotations
@@ -46,13 +48,15 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 from django.core.checks import ERROR, CheckMessage
-from django.db import connections, transaction
+from django.db import Error, connections, transaction
 from django.db.models.signals import post_delete
+from redis.exceptions import RedisError
 
 from .. import records
 from ..hidden import Hidden
@@ -63,7 +67,7 @@ from . import WrongOption, make_strategy
 from .base import Stored, StrategyUnavailable
 from .health import examine, examine_cache
 from .redis import RedisStrategy
-from .sealed import Row, SealedStrategy
+from .sealed import Held, Row, SealedStrategy
 from .transactions import is_in_transaction
 
 T = TypeVar("T")
@@ -83,83 +87,91 @@ _CLOSED = "closed"  # in place of the server's process in the gate's row
 
 _HIT, _FILL, _PASS, _NO_LEASE, _SETTLED = range(5)
 
+# KEYS: the lease and the entry. ARGV begins with the token of the question, and each reply with it,
+# so a reply to another question shows.
+#
 # `lease` is the epoch, or false; `process` the server's.
 _FIND_LEASE = f"""
 local info = redis.call('INFO', 'server')
-local at = string.find(info, 'run_id:', 1, true)
-local process = at and string.sub(info, at + 7, at + 46) or ''
+local process = assert(string.match(info, 'run_id:(%w+)'), 'no run_id')
 local lease = redis.pcall('GET', KEYS[1])
 lease = type(lease) == 'string' and string.sub(lease, {_TOKEN + 1}) == process
     and string.sub(lease, 1, {_TOKEN})
 local none
 if not lease then
     local now = redis.call('TIME')
-    none = {{{_NO_LEASE}, process, now[1] * 1000 + math.floor(now[2] / 1000)}}
+    none = {{ARGV[1], {_NO_LEASE}, process, now[1] * 1000 + math.floor(now[2] / 1000)}}
 end
 """
 _HELD_BY = "local held = redis.pcall('GET', KEYS[2]) held = type(held) == 'string' and held or ''"
-# KEYS: the lease and the entry. ARGV: the reader's token.
+_COUNT_WRITERS = "local writers = tonumber(string.match(held, '^w(%d+) ')) or 0"
+# What a question leaves is its own: the token and the microsecond. If the question arrives once
+# more, late, it leaves something else.
+_STAMP = """
+local now = redis.call('TIME')
+local stamp = ARGV[1] .. string.format('%d%06d', now[1], now[2])
+"""
 _READ = f"""
 {_FIND_LEASE}
 if none then return none end
 {_HELD_BY}
 local kind = string.sub(held, 1, 1)
-if kind == 'w' then return {{{_PASS}}} end
+if kind == 'w' then return {{ARGV[1], {_PASS}}} end
 if kind ~= '' and string.sub(held, 2, {_TOKEN + 1}) == lease then
     local rest = string.sub(held, {_TOKEN + 2})
-    if kind == 'r' then return {{{_HIT}, rest}} end
-    if rest ~= ARGV[1] then return {{{_PASS}}} end
+    if kind == 'r' then return {{ARGV[1], {_HIT}, rest}} end
+    if string.sub(rest, 1, {_TOKEN}) ~= ARGV[1] then return {{ARGV[1], {_PASS}}} end
 end
-if redis.pcall('SET', KEYS[2], 'f' .. lease .. ARGV[1], 'PX', {_FILLING}).err then
-    return {{{_PASS}}}
+{_STAMP}
+if redis.pcall('SET', KEYS[2], 'f' .. lease .. stamp, 'PX', {_FILLING}).err then
+    return {{ARGV[1], {_PASS}}}
 end
-return {{{_FILL}, lease}}
+return {{ARGV[1], {_FILL}, lease .. stamp}}
 """
-# ARGV: the epoch, the reader's token, the copy, its remaining milliseconds.
+# ARGV: what the reader left, the copy, its remaining milliseconds.
 _PUT = f"""
 {_HELD_BY}
-if held == 'f' .. ARGV[1] .. ARGV[2] then
-    redis.pcall('SET', KEYS[2], 'r' .. ARGV[1] .. ARGV[3], 'PX', ARGV[4])
+if held == 'f' .. ARGV[2] then
+    local lease = string.sub(ARGV[2], 1, {_TOKEN})
+    redis.pcall('SET', KEYS[2], 'r' .. lease .. ARGV[3], 'PX', ARGV[4])
 end
-return 1
+return {{ARGV[1]}}
 """
-# A server that is full still deletes. ARGV: the writer's token.
+# A server that is full still deletes.
 _MARK = f"""
+local lease = redis.pcall('GET', KEYS[1])
+lease = type(lease) == 'string' and string.sub(lease, 1, {_TOKEN}) or ''
 {_HELD_BY}
-local writers = 1
-if string.sub(held, 1, 1) == 'w' then
-    writers = tonumber(string.sub(held, {_TOKEN + 2}))
-    if string.sub(held, 2, {_TOKEN + 1}) ~= ARGV[1] then writers = writers + 1 end
-end
-if redis.pcall('SET', KEYS[2], 'w' .. ARGV[1] .. writers, 'PX', {_MARKED}).err then
+{_COUNT_WRITERS}
+if not string.find(held, ARGV[1], 1, true) then writers = writers + 1 end
+{_STAMP}
+local mark = lease .. stamp
+if redis.pcall('SET', KEYS[2], 'w' .. writers .. ' ' .. mark, 'PX', {_MARKED}).err then
     redis.call('DEL', KEYS[2])
 end
-return 1
+return {{ARGV[1], mark}}
 """
-# ARGV: the writer's token, and the copy and its remaining milliseconds, or nothing.
+# ARGV: the writer's mark, and the copy and its remaining milliseconds, or nothing.
 _SETTLE = f"""
 {_FIND_LEASE}
 {_HELD_BY}
-local writers, last = 0, string.sub(held, 2, {_TOKEN + 1})
-if string.sub(held, 1, 1) == 'w' then
-    writers = tonumber(string.sub(held, {_TOKEN + 2}))
-end
+{_COUNT_WRITERS}
 local set = {{err = true}}
 if writers > 1 then
-    local others = 'w' .. string.rep('-', {_TOKEN}) .. (writers - 1)
-    set = redis.pcall('SET', KEYS[2], others, 'KEEPTTL')
-elseif writers == 1 and last == ARGV[1] and ARGV[2] and lease then
-    set = redis.pcall('SET', KEYS[2], 'r' .. lease .. ARGV[2], 'PX', ARGV[3])
+    set = redis.pcall('SET', KEYS[2], 'w' .. writers - 1 .. ' ', 'KEEPTTL')
+elseif ARGV[3] and lease == string.sub(ARGV[2], 1, {_TOKEN}) and held == 'w1 ' .. ARGV[2] then
+    set = redis.pcall('SET', KEYS[2], 'r' .. lease .. ARGV[3], 'PX', ARGV[4])
 end
 if set.err then redis.call('DEL', KEYS[2]) end
-return none or {{{_SETTLED}}}
+return none or {{ARGV[1], {_SETTLED}}}
 """
 # ARGV: the epoch, the server's process, the end of the lease in milliseconds since 1970.
-_GRANT = """
+_GRANT = f"""
 local now = redis.call('TIME')
-local left = ARGV[3] - now[1] * 1000 - math.floor(now[2] / 1000)
-if left < 1 or redis.pcall('SET', KEYS[1], ARGV[1] .. ARGV[2], 'PX', left).err then return 0 end
-return 1
+local left = ARGV[4] - now[1] * 1000 - math.floor(now[2] / 1000)
+if left < 1 or left > {round(_LEASE * 1000)} then return {{ARGV[1], 0}} end
+if redis.pcall('SET', KEYS[1], ARGV[2] .. ARGV[3], 'PX', left).err then return {{ARGV[1], 0}} end
+return {{ARGV[1], 1}}
 """
 
 
@@ -195,9 +207,12 @@ class _Breaker:
         self._until = now + _REST
         return False
 
-    def open(self) -> None:
+    def open(self, error: Exception) -> None:
         if not self._until:
-            _logger.warning("The cache of sessions does not answer, so the store does.")
+            _logger.warning(
+                "The cache of sessions does not answer, so the store does (%s).",
+                type(error.__cause__ or error).__name__,
+            )
         self._until = time.monotonic() + _REST
 
     def close(self) -> None:
@@ -224,6 +239,7 @@ class CachedStrategy(SealedStrategy):
         # The gate as this process found it closed, and since when, by `time.monotonic`.
         self._closed: tuple[str, float] = "", 0.0
         self._reads_after: float = 0.0
+        self._has_closed: bool = False
         # The admin, and the project's own code, may delete rows of the model.
         post_delete.connect(self._forget, sender=StoredSession)
 
@@ -332,25 +348,28 @@ class CachedStrategy(SealedStrategy):
     # -- reading -----------------------------------------------------------------------------------
 
     def _get(self, key: str) -> Steps[Row | None]:
-        names, token, reply = self._names(key), _new_token(), None
-        if self.reads and time.monotonic() >= self._reads_after:
-            reply = yield from self._ask(_READ, names, token)
+        names, reply = self._names(key), None
+        if not self.reads:
+            yield from self._close_gate_once()
+        elif time.monotonic() >= self._reads_after:
+            reply = yield from self._ask(_READ, names)
             if reply and reply[0] == _NO_LEASE:
                 leased = yield from self._renew_lease(*reply[1:])
-                reply = (yield from self._ask(_READ, names, token)) if leased else None
-        if reply and reply[0] == _HIT:
+                reply = (yield from self._ask(_READ, names)) if leased else None
+        if reply and reply[0] == _HIT and (copy := _decode(reply[1])) is not None:
             tell(type(self), CACHE_HIT)
-            return _decode(reply[1])
+            return copy
         tell(type(self), CACHE_MISS if reply and reply[0] == _FILL else CACHE_BYPASSED)
         row = yield from call(CachedStrategy.in_store, SealedStrategy.get, key)
         if reply and reply[0] == _FILL and row is not None and _is_worth_a_copy(row):
-            yield from self._put_in(names, reply[1], token, row)
+            yield from self._put_in(names, reply[1], row)
         return row
 
-    def _put_in(self, names: list[str], epoch: str, token: str, row: Row) -> Steps[None]:
+    def _put_in(self, names: list[str], left: str, row: Row) -> Steps[None]:
+        """Put in a copy of `row` if the cache still holds what this reader `left`."""
         if (yield from call(CachedStrategy.is_snapshot)):
-            return  # the row may be older than the token
-        put = partial(self._ask, _PUT, names, epoch, token, *_encode(row))
+            return  # the row may be older than that
+        put = partial(self._ask, _PUT, names, left, *_encode(row))
         if (yield from call(CachedStrategy.is_provisional)):
             # The row may be this transaction's own.
             transaction.on_commit(lambda: run(self, put()), using=self.alias)
@@ -360,7 +379,7 @@ class CachedStrategy(SealedStrategy):
     def _confirm(self, key: str, row: Row) -> Steps[None]:
         held = yield from call(CachedStrategy.in_store, SealedStrategy.get, key)
         if held is None or held.record != row.record:
-            yield from self._settle(key, "", None)
+            yield from self._ask(_SETTLE, self._names(key), "")
             raise StrategyUnavailable("The cache answered with another session.")
 
     # -- writing -----------------------------------------------------------------------------------
@@ -369,22 +388,28 @@ class CachedStrategy(SealedStrategy):
         self, key: str, row: Row | None, verb: Callable[..., Any], *arguments: Any
     ) -> Steps[Any]:
         """Write to the store. `row`: what it then holds under `key`, unless the verb says no."""
-        token = _new_token()
-        yield from self._ask(_MARK, self._names(key), token)
+        reply = yield from self._ask(_MARK, self._names(key))
         answer = yield from call(CachedStrategy.in_store, verb, *arguments)
-        settle = partial(self._settle, key, token, row if answer else None)
+        yield from self._settle_when_final(key, reply[0] if reply else "", row if answer else None)
+        if isinstance(answer, Stored) and (written := cast(Held, answer.token).key) != key:
+            yield from self._settle_when_final(written, "", None)  # it has followed a rotation
+        return answer
+
+    def _settle_when_final(self, key: str, mark: str, row: Row | None) -> Steps[None]:
+        settle = partial(self._settle, key, mark, row)
         if (yield from call(CachedStrategy.is_provisional)):
             transaction.on_commit(lambda: run(self, settle()), using=self.alias)
         else:
             yield from settle()
-        return answer
 
-    def _settle(self, key: str, token: str, row: Row | None) -> Steps[None]:
+    def _settle(self, key: str, mark: str, row: Row | None) -> Steps[None]:
         """Make sure that no copy of this session counts that is older than what the store holds."""
+        if not self.reads:
+            yield from self._close_gate_once()
         copy = _encode(row) if self.reads and row and _is_worth_a_copy(row) else ()
         if self._breaker.is_open() and (yield from self._count_seconds_left()) == 0:
             return
-        reply = yield from self._ask(_SETTLE, self._names(key), token, *copy, insist=True)
+        reply = yield from self._ask(_SETTLE, self._names(key), mark, *copy, insist=True)
         if reply is None:
             yield from self._wait_for_end_of_leases(None)
         elif reply[0] == _NO_LEASE:
@@ -392,9 +417,7 @@ class CachedStrategy(SealedStrategy):
 
     def _forget(self, instance: StoredSession, using: str, **kwargs: Any) -> None:
         if using == self.alias:
-            key = instance.pk.hex
-            settle = partial(self._settle, key, "", None)
-            transaction.on_commit(lambda: run(self, settle()), using=using)
+            run(self, self._settle_when_final(instance.pk.hex, "", None))
 
     # -- the gate ----------------------------------------------------------------------------------
 
@@ -432,9 +455,9 @@ class CachedStrategy(SealedStrategy):
         if held is not None and _Gate(held).process == process:
             lease, ends = self._names(""), now + int(_LEASE * 1000)
             granted = yield from self._ask(_GRANT, lease, _Gate(held).epoch, process, ends)
-        if not granted:
+        if granted != [1]:
             self._reads_after = time.monotonic() + _PAUSE
-        return bool(granted)
+        return granted == [1]
 
     def _count_seconds_closed(self, held: Row) -> float:
         """Return for how long this process knows that nobody has opened or closed the gate."""
@@ -444,6 +467,16 @@ class CachedStrategy(SealedStrategy):
         if self._closed[0] != held.record:
             self._closed = held.record, now
         return now - self._closed[1]
+
+    def _close_gate_once(self) -> Steps[None]:
+        """Close the gate before this process does anything else, because others may have written
+        without the cache since it was opened."""
+        if self._has_closed or (yield from call(CachedStrategy.is_snapshot)):
+            return
+        held = yield from call(CachedStrategy.in_store, SealedStrategy.get, records.GATE)
+        if held is not None and not _Gate(held).is_closed:
+            held = yield from self._change_gate(held, _make_gate(_CLOSED))
+        self._has_closed = held is None or _Gate(held).is_closed
 
     def _change_gate(self, held: Row | None, row: Row) -> Steps[Row | None]:
         """Return what the gate is now, or ``None`` if it will not be that before a commit, or if
@@ -476,7 +509,10 @@ class CachedStrategy(SealedStrategy):
 
     def is_provisional(self) -> bool:
         """Whether a write is part of a transaction, so that other requests do not see it yet."""
-        return is_in_transaction(self.alias)
+        # Without autocommit, `on_commit` will say that it cannot tell when that is.
+        return is_in_transaction(self.alias) or not (
+            self.alias is None or connections[self.alias].get_autocommit()
+        )
 
     async def ais_provisional(self) -> bool:
         return False  # see `is_native`
@@ -486,6 +522,11 @@ class CachedStrategy(SealedStrategy):
         if self.alias is None or not is_in_transaction(self.alias):
             return False
         connection = connections[self.alias]
+        if connection.vendor == "postgresql":  # where a role or a function can have set it
+            with suppress(Error), connection.cursor() as cursor:
+                cursor.execute("SHOW transaction_isolation")
+                return bool(cursor.fetchone() != ("read committed",))
+            return True
         # Django's default is READ COMMITTED for all but SQLite.
         return connection.vendor == "sqlite" or "isolation_level" in connection.settings_dict.get(
             "OPTIONS", {}
@@ -501,16 +542,22 @@ class CachedStrategy(SealedStrategy):
         just now."""
         if self._breaker.is_open() and not insist:
             return None
+        token = _new_token()
         try:
-            reply = yield from call(CachedStrategy.in_cache, script, names, *values)
-        except StrategyUnavailable:
-            self._breaker.open()
+            reply = yield from call(CachedStrategy.in_cache, script, names, token, *values)
+            if not isinstance(reply, list) or reply[:1] != [token]:
+                raise StrategyUnavailable("The cache answered another question.")
+        except (StrategyUnavailable, RedisError) as error:
+            self._breaker.open(error)
             return None
         self._breaker.close()
-        return reply
+        return reply[1:]
 
     def _names(self, key: str) -> list[str]:
-        return [f"{self.cache.prefix}lease", f"{self.cache.prefix}cached:{key}"]
+        # Another project may share the cache, but not the gate.
+        given = connections[self.alias].settings_dict if self.alias else {}
+        store = records.hashed(f"{given.get('HOST')}:{given.get('PORT')}/{given.get('NAME')}")
+        return [f"{self.cache.prefix}lease:{store}", f"{self.cache.prefix}cached:{key}"]
 
 
 def _make_cache(setting: Any) -> RedisStrategy:
@@ -575,6 +622,10 @@ def _encode(row: Row) -> tuple[str, int]:
     return copy, max(1, lasts // timedelta(milliseconds=1))
 
 
-def _decode(copy: str) -> Row:
-    expires, created, record = copy.split("\n", 2)
-    return Row(Hidden(record), datetime.fromisoformat(expires), datetime.fromisoformat(created))
+def _decode(copy: str) -> Row | None:
+    """Return the row, or ``None`` if this is no copy of ours."""
+    try:
+        expires, created, record = copy.split("\n", 2)
+        return Row(Hidden(record), datetime.fromisoformat(expires), datetime.fromisoformat(created))
+    except ValueError:
+        return None

@@ -45,6 +45,6 @@ def other(make, server):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """A gate that may be opened again at once."""
-    monkeypatch.setattr(cached, "_CLOSED_FOR", 0)
+    """A gate that may be opened again at the second look."""
+    monkeypatch.setattr(cached, "_CLOSED_FOR", 1e-9)
     monkeypatch.setattr(cached, "_PAUSE", 0)

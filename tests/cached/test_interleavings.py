@@ -47,7 +47,8 @@ def processes():
 class Request:
     def __init__(self, kind, strategy, stored):
         self.kind, _, self.name = kind.partition(" ")
-        self.stored, self.answer, self.is_done = stored, None, False
+        self.strategy, self.stored, self.answer, self.is_done = strategy, stored, None, False
+        self.asked = []
         steps = {
             "read": lambda: strategy._load(stored.session_id),
             "write": lambda: strategy._save(
@@ -63,9 +64,14 @@ class Request:
     def go_on(self):
         """Ask one question, up to the next one."""
         try:
-            next(self.steps)
+            self.asked.append(next(self.steps))
         except StopIteration as stop:
             self.answer, self.is_done = stop.value, True
+
+    def repeat(self, number):
+        """Its `number`th question to the cache arrives once more, over a slow connection."""
+        verb, *arguments = [asked for asked in self.asked if asked[0] == "in_cache"][number]
+        getattr(self.strategy, verb)(*arguments)
 
     def is_kept(self, strategy):
         """Whether another process sees what this request has done."""
@@ -78,7 +84,7 @@ class Request:
 
 
 def flat(strategy, steps):
-    """Yield before each question to the cache or to the store, however deep it is asked."""
+    """Yield each question to the cache or to the store before it is asked, however deep."""
     answer = None
     while True:
         try:
@@ -89,7 +95,7 @@ def flat(strategy, steps):
             answer = yield from flat(strategy, VERBS[verb](strategy, *arguments))
         else:
             if verb in QUESTIONED:
-                yield
+                yield verb, *arguments
             answer = getattr(strategy, verb)(*arguments)
 
 
