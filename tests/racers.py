@@ -63,6 +63,10 @@ def exchange(value):
     return seen
 
 
+def read(name):
+    return (yield "get", name)
+
+
 def add(name):
     return (yield "apply", name, lambda number: number + 1, 0)
 
@@ -95,7 +99,7 @@ def everywhere(owner):
     yield "end_everywhere", owner
 
 
-ACTS = (write, exchange, add, login, logout, rotate, sign_in, everywhere)
+ACTS = (write, exchange, read, add, login, logout, rotate, sign_in, everywhere)
 REQUESTS = {act.__name__: act for act in ACTS}
 
 
