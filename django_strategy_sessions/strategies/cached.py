@@ -231,7 +231,7 @@ class CachedStrategy(SealedStrategy):
     def __init__(self, cache: Any, store: Any, reads: bool = True) -> None:
         self.cache: RedisStrategy = _make_cache(cache)
         self.store: SealedStrategy = _make_store(store)
-        self.reads: bool = reads
+        self.reads: bool = _require_bool(reads)
         self.finds_owners: bool = self.store.finds_owners
         self.conflicts_before_turn: int = self.store.conflicts_before_turn  # type: ignore[misc]
         self.header_length: int = self.store.header_length  # type: ignore[misc]
@@ -595,6 +595,16 @@ def _make_store(setting: Any) -> SealedStrategy:
         f" {type(strategy).__name__} is none.",
         hint='SESSION_STRATEGY["OPTIONS"]["store"] ='
         ' "django_strategy_sessions.strategies.postgres.PostgresStrategy"',
+    )
+
+
+def _require_bool(reads: Any) -> bool:
+    if isinstance(reads, bool):
+        return reads
+    # A text from the environment would count as true, and copies would be read.
+    raise WrongOption(
+        f'"reads" has to be True or False, and it is {reads!r}.',
+        hint='SESSION_STRATEGY["OPTIONS"]["reads"] = False',
     )
 
 

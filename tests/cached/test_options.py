@@ -31,9 +31,11 @@ def make(**options):
         ({"cache": REDIS, "store": REDIS}, '"store" has to be a durable store'),
         ({"cache": REDIS, "store": MEMORY}, '"store" has to be a durable store'),
         ({"cache": REDIS, "store": CACHED}, '"store" has to be a durable store'),
+        # As it comes from the environment, where it would count as true.
+        ({"cache": REDIS, "store": DATABASE, "reads": "False"}, '"reads" has to be True or False'),
     ],
 )
-def test_a_store_that_cannot_be_that_is_refused_with_what_can(options, message):
+def test_an_option_that_cannot_be_that_is_refused_with_what_can(options, message):
     with pytest.raises(WrongOption, match=message) as caught:
         make(**options)
     assert caught.value.hint.startswith('SESSION_STRATEGY["OPTIONS"]')
