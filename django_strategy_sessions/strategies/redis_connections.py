@@ -80,7 +80,7 @@ class LoopClients:
     """The clients of one event loop: an async twin for each sync client."""
 
     def __init__(self, timeout: float, idle: float) -> None:
-        self.refreshing = asyncio.Lock()
+        self.refreshing: asyncio.Lock = asyncio.Lock()
         self._timeout, self._idle = timeout, idle
         self._idle_since: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
         self._twins: dict[Client, AsyncRedis] = {}
