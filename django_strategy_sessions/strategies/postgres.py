@@ -192,18 +192,20 @@ class PostgresStrategy(DatabaseStrategy):
     def _clear_batch(self, batch_size: int, since: Any) -> tuple[Any, int]:
         now = _now()
         place = since or self._find_start(now)
-        if isinstance(place, _Sweep):
-            if place.page < place.pages:
-                end = place.page + place.step
-                pages = f"({place.page},0)", f"({end},0)"
-                _, count = self._serialize(_CLEAR_PAGES, now, *pages, batch_size, now)
-                # The next batch takes as many pages as may hold nearly a batch. If these held more,
-                # it takes the rest of them.
-                step = int(place.step * min(2, 0.9 * batch_size / max(1, count)))
-                place = place._replace(step=max(1, min(step, _MOST_PAGES)))
-                return place if count == batch_size else place._replace(page=end), count
-            place = place.begun
-        found = self._serialize(_CLEAR_OLDEST, now, place, min(batch_size, _MOST_PAGES), now)
+        while isinstance(place, _Sweep) and place.page < place.pages:
+            end = place.page + place.step
+            pages = f"({place.page},0)", f"({end},0)"
+            _, count = self._serialize(_CLEAR_PAGES, now, *pages, batch_size, now)
+            # The next batch takes as many pages as may hold nearly a batch. If these held more,
+            # it takes the rest of them.
+            step = int(place.step * min(2, 0.9 * batch_size / max(1, count)))
+            place = place._replace(step=max(1, min(step, _MOST_PAGES)))
+            if count < batch_size:
+                place = place._replace(page=end)
+            if count:
+                return place, count
+        oldest = place.begun if isinstance(place, _Sweep) else place
+        found = self._serialize(_CLEAR_OLDEST, now, oldest, min(batch_size, _MOST_PAGES), now)
         return found or (None, 0)
 
     def _find_start(self, now: str) -> _Sweep | str:

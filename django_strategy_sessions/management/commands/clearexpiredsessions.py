@@ -93,7 +93,7 @@ class Command(BaseCommand):
             for count in strategy.clear_expired(batch_size or strategy.batch_size):
                 self.deleted += count
                 progress.update(count)
-                if self.verbosity > 1 and count:
+                if self.verbosity > 1:
                     progress.clear()
                     self._say(f"Deleted {count:,} expired sessions.")
                     self.stdout.flush()
