@@ -233,6 +233,7 @@ class CachedStrategy(SealedStrategy):
         self.store: SealedStrategy = _make_store(store)
         self.reads: bool = _require_bool(reads)
         self.finds_owners: bool = self.store.finds_owners
+        self.batch_size: int = self.store.batch_size
         self.conflicts_before_turn: int = self.store.conflicts_before_turn  # type: ignore[misc]
         self.header_length: int = self.store.header_length  # type: ignore[misc]
         self._breaker = _Breaker()
