@@ -288,7 +288,7 @@ class SealedStrategy(SessionStrategy):
     def _update(self, session_id: str, texts: Texts, expires: datetime) -> Steps[bool]:
         retries = _Retries()
         while (current := (yield from self._load(session_id))) is not None:
-            if (yield from self._write(current, texts, expires, rotating=False)):
+            if (yield from self._write(current, current, texts, expires, rotating=False)):
                 return True
             yield from retries.wait()
         return False
@@ -355,11 +355,10 @@ class SealedStrategy(SessionStrategy):
                 if reread is None:
                     return None
                 current = reread
-            wanted = reconcile(stored, texts, expires, current)
-            if written := (yield from self._write(current, *wanted, rotating)):
+            if written := (yield from self._write(current, stored, texts, expires, rotating)):
                 if conflicts:
                     tell(type(self), MERGED)
-                return _show(written, texts)
+                return written
         retries = _Retries()
         while True:
             in_turn = self._save_in_turn(current, stored, texts, expires, rotating)
@@ -379,16 +378,19 @@ class SealedStrategy(SessionStrategy):
             if reread is None:
                 return None
             current = reread
-            wanted = reconcile(stored, texts, expires, current)
-            if written := (yield from self._write(current, *wanted, rotating)):
+            if written := (yield from self._write(current, stored, texts, expires, rotating)):
                 tell(type(self), MERGED)
-                return _show(written, texts)
+                return written
             yield from retries.wait()
 
     def _write(
-        self, current: Stored, texts: Texts, expires: datetime, rotating: bool
+        self, current: Stored, stored: Stored, wanted: Texts, expires: datetime, rotating: bool
     ) -> Steps[Stored | None]:
-        """Compare and set. ``None``: the row has changed or expired."""
+        """Merge the changes from `stored` to `wanted` into `current`, then compare and set.
+
+        ``None``: the row has changed or expired.
+        """
+        texts, expires = reconcile(stored, wanted, expires, current)
         key, held = cast(Held, current.token)
         now = datetime.now(UTC)
         if held.expires <= now:
@@ -410,7 +412,8 @@ class SealedStrategy(SessionStrategy):
             written = yield from call(SealedStrategy.swap, key, held, row)
         if not written:
             return None
-        return Stored(session_id, texts, expires, created, Held(key, row), current.followed)
+        result = Stored(session_id, texts, expires, created, Held(key, row), current.followed)
+        return _show(result, wanted)
 
     def _seal(
         self,
