@@ -82,8 +82,11 @@ IMPORTS = {
         *(SEALED, BASE, "records", "models", "steps", "hidden"),
     },
     "strategies.postgres_connections": {
+        *("strategies.postgres_pool", "strategies.postgres_timeouts"),
         *("strategies.database", "strategies.forks", "strategies.loops"),
     },
+    "strategies.postgres_pool": {"strategies.postgres_timeouts"},
+    "strategies.postgres_timeouts": {"strategies.database"},
     "strategies.database": {
         *("strategies.database_health", "strategies.transactions", "strategies.forks"),
         *(SEALED, BASE, "records", "models", "steps", "hidden"),
@@ -127,7 +130,10 @@ OUTSIDE = {
         *(BASE, SEALED, "strategies.moving", "strategies.loops"),
     },
     "django_redis": {"strategies.redis_clients"},
-    "psycopg": {"strategies.postgres_connections"},
+    "psycopg": {
+        *("strategies.postgres_connections", "strategies.postgres_pool"),
+        "strategies.postgres_timeouts",
+    },
     "redis": {
         "strategies.cached",
         *("strategies.redis", "strategies.redis_health", "strategies.redis_clients"),
@@ -189,8 +195,8 @@ def test_only_the_middleware_imports_the_engine():
 def test_a_strategy_is_imported_only_by_one_that_is_built_on_it():
     concrete = {f"strategies.{name}" for name in ("memory", "database", "postgres", "redis")}
     users = {name: known & concrete for name, known in IMPORTS.items() if known & concrete}
-    of_postgres = ("strategies.postgres", "strategies.postgres_connections")
-    built = {name: {"strategies.database"} for name in of_postgres}
+    of_postgres = ("postgres", "postgres_connections", "postgres_timeouts")
+    built = {f"strategies.{name}": {"strategies.database"} for name in of_postgres}
     assert users == {**built, "strategies.cached": {"strategies.redis"}}
 
 

@@ -11,7 +11,7 @@ from threading import Barrier
 import pytest
 from django.db import close_old_connections, connections
 
-from django_strategy_sessions.strategies import postgres_connections
+from django_strategy_sessions.strategies import postgres_timeouts
 from django_strategy_sessions.strategies.base import StrategyUnavailable
 from django_strategy_sessions.strategies.postgres import PostgresStrategy
 from django_strategy_sessions.testing import later
@@ -136,13 +136,13 @@ def test_the_first_requests_of_two_threads_leave_no_time_limit_behind(server, mo
     that is left in the other would cut the connection again and again."""
     both = Barrier(2)
 
-    class Watchdog(postgres_connections._Watchdog):
+    class Watchdog(postgres_timeouts._Watchdog):
         def __init__(self):
             super().__init__()
             both.wait(PATIENCE)
 
-    monkeypatch.setattr(postgres_connections, "_Watchdog", Watchdog)
-    monkeypatch.setattr(postgres_connections, "_watchdogs", {})
+    monkeypatch.setattr(postgres_timeouts, "_Watchdog", Watchdog)
+    monkeypatch.setattr(postgres_timeouts, "_watchdogs", {})
     strategy = PostgresStrategy("postgres", timeout=1)
 
     def load_until_the_time_limit_is_over(_thread):
