@@ -1,6 +1,8 @@
+from contextlib import suppress
 from typing import Any
 
 from django.apps import AppConfig
+from django.core.exceptions import ImproperlyConfigured
 from django.utils.translation import gettext_lazy as _
 
 from .strategies import forks  # noqa: F401  (notes who opens connections, from here on)
@@ -12,3 +14,9 @@ class StrategySessionsConfig(AppConfig):
 
     def ready(self) -> None:
         from . import checks, sign_ins  # noqa: F401  (they register themselves)
+        from .strategies import get_strategy
+
+        # A cache has to hear of rows that the project's own code deletes, also in a process that
+        # uses no session.
+        with suppress(ImproperlyConfigured):  # `check` reports it
+            get_strategy()

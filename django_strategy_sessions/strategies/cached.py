@@ -389,12 +389,16 @@ class CachedStrategy(SealedStrategy):
         self, key: str, row: Row | None, verb: Callable[..., Any], *arguments: Any
     ) -> Steps[Any]:
         """Write to the store. `row`: what it then holds under `key`, unless the verb says no."""
-        reply = yield from self._ask(_MARK, self._names(key))
+        mark = yield from self._mark(key)
         answer = yield from call(CachedStrategy.in_store, verb, *arguments)
-        yield from self._settle_when_final(key, reply[0] if reply else "", row if answer else None)
+        yield from self._settle_when_final(key, mark, row if answer else None)
         if isinstance(answer, Stored) and (written := cast(Held, answer.token).key) != key:
             yield from self._settle_when_final(written, "", None)  # it has followed a rotation
         return answer
+
+    def _mark(self, key: str) -> Steps[str]:
+        reply = yield from self._ask(_MARK, self._names(key))
+        return reply[0] if reply else ""
 
     def _settle_when_final(self, key: str, mark: str, row: Row | None) -> Steps[None]:
         settle = partial(self._settle, key, mark, row)
@@ -418,7 +422,8 @@ class CachedStrategy(SealedStrategy):
 
     def _forget(self, instance: StoredSession, using: str, **kwargs: Any) -> None:
         if using == self.alias:
-            run(self, self._settle_when_final(instance.pk.hex, "", None))
+            key = instance.pk.hex
+            run(self, self._settle_when_final(key, run(self, self._mark(key)), None))
 
     # -- the gate ----------------------------------------------------------------------------------
 
