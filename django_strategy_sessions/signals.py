@@ -48,8 +48,8 @@ MERGED = "merged"  # a save kept what another request had written; "saved" or "r
 REFUSED = "refused"  # a session key that does not verify: forged, or signed with a retired secret
 UNREADABLE = "unreadable"  # a record that does not unseal; "missed" follows
 CACHE_HIT = "cache_hit"  # the cache of a CachedStrategy had the row
-CACHE_MISS = "cache_miss"  # it had not, and now has
-CACHE_BYPASSED = "cache_bypassed"  # it is down, or its copy does not count just now
+CACHE_MISS = "cache_miss"  # it had no copy that counts, so the store was asked
+CACHE_BYPASSED = "cache_bypassed"  # it is down, or is left alone after an outage
 
 
 class _SyncSignal(Signal):

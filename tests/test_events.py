@@ -113,6 +113,20 @@ def test_a_cache_tells_whether_it_answered(settings, heard):
     ]
 
 
+@in_postgres
+def test_a_bypassed_cache_is_one_that_is_down_not_one_that_has_no_copy(settings, heard):
+    settings.SESSION_STRATEGY = CACHED
+    session = SessionStore()
+    session["a"] = 1
+    session.save()
+    key = session.session_key
+    session.flush()
+    heard.clear()
+    for _ in range(2):  # the second finds the token that the first left
+        assert SessionStore(key).get("a") is None
+    assert take(heard) == ["cache_miss", "missed"] * 2
+
+
 def test_explicit_storages_tell_the_same(settings, heard):
     settings.SESSION_STRATEGY = MEMORY
     storage = create_session_storage(MEMORY)

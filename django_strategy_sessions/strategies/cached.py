@@ -360,7 +360,7 @@ class CachedStrategy(SealedStrategy):
         if reply and reply[0] == _HIT and (copy := _decode(reply[1])) is not None:
             tell(type(self), CACHE_HIT)
             return copy
-        tell(type(self), CACHE_MISS if reply and reply[0] == _FILL else CACHE_BYPASSED)
+        tell(type(self), CACHE_MISS if reply and reply[0] != _NO_LEASE else CACHE_BYPASSED)
         row = yield from call(CachedStrategy.in_store, SealedStrategy.get, key)
         if reply and reply[0] == _FILL and row is not None and _is_worth_a_copy(row):
             yield from self._put_in(names, reply[1], row)
