@@ -85,7 +85,7 @@ def test_the_dashboard_and_the_alerts_ask_for_metrics_that_are_exported(promethe
     names = {series.partition("{")[0] for series in exported()}
     labels = {"event", "strategy", "job", "le"}
     asked = list(queries())
-    assert len(asked) == 4 + 16
+    assert len(asked) == 5 + 16
     for query in asked:
         found = re.findall(r"(\w+)\{(.*?)\}|(\w+)\[", query)
         assert found, query
