@@ -72,9 +72,12 @@ IMPORTS = {
         ),
     },
     "strategies.cached": {
-        *("strategies.redis", "strategies.health", "strategies.transactions", "strategies"),
-        *(SEALED, BASE, "records", "models", "signals", "steps", "hidden"),
+        *("strategies.copies", "strategies.breaker", "strategies.redis", "strategies.health"),
+        *("strategies.transactions", SEALED, "strategies", BASE),
+        *("records", "models", "signals", "steps"),
     },
+    "strategies.copies": {SEALED, "records", "hidden"},
+    "strategies.breaker": set(),
     "strategies.engines": {"strategies.transactions", BASE, "values", "signals"},
     "strategies.memory": {SEALED, "records"},
     "strategies.postgres": {

@@ -16,7 +16,7 @@ their number and the token of the last one.
 
 So before a write returns, its last step has removed any copy, and any token, older than itself. A
 reader that leaves its token after that reads what was written, however late it puts it in. If a
-writer crashes, its mark keeps readers at the store for `_MARKED`. The cache makes each token anew,
+writer crashes, its mark keeps readers at the store for a minute. The cache makes each token anew,
 so a command that arrives once more, because its first reply was late, leaves one that nobody knows.
 
 **The gate.** Copies count only while the cache holds a *lease*, for one second, which names an
@@ -44,7 +44,6 @@ process with ``reads=False`` first closes the gate, so no copy from before count
 
 from __future__ import annotations
 
-import logging
 import secrets
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -59,12 +58,27 @@ from django.db.models.signals import post_delete
 from redis.exceptions import RedisError
 
 from .. import records
-from ..hidden import Hidden
 from ..models import StoredSession
 from ..signals import CACHE_BYPASSED, CACHE_HIT, CACHE_MISS, tell
 from ..steps import Steps, arun, call, run
 from . import WrongOption, make_strategy
 from .base import Stored, StrategyUnavailable
+from .breaker import Breaker
+from .copies import (
+    FILL,
+    GRANT,
+    HIT,
+    LEASE,
+    MARK,
+    NO_LEASE,
+    PUT,
+    READ,
+    SETTLE,
+    TOKEN,
+    decode,
+    encode,
+    is_worth_a_copy,
+)
 from .health import examine, examine_cache
 from .redis import RedisStrategy
 from .sealed import Held, Row, SealedStrategy
@@ -72,107 +86,10 @@ from .transactions import is_in_transaction
 
 T = TypeVar("T")
 
-_logger = logging.getLogger("django_strategy_sessions")
-
-_LEASE = 1.0  # seconds
 _CLOSED_FOR = 10.0  # seconds, at least, for which the gate stays closed
 _PAUSE = 1.0  # seconds between two looks at a closed gate
-_REST = 5.0  # seconds without the cache after it failed
-_FILLING = 10_000  # milliseconds
-_MARKED = 60_000  # milliseconds, longer than any statement may take
-_LONGEST = timedelta(days=1)  # of a copy
 _TIMEOUT = 0.25  # seconds, of the cache
-_TOKEN = 16  # characters, of tokens and epochs
 _CLOSED = "closed"  # in place of the server's process in the gate's row
-
-_HIT, _FILL, _PASS, _NO_LEASE, _SETTLED = range(5)
-
-# KEYS: the lease and the entry. ARGV begins with the token of the question, and each reply with it,
-# so a reply to another question shows.
-#
-# `lease` is the epoch, or false; `process` the server's.
-_FIND_LEASE = f"""
-local info = redis.call('INFO', 'server')
-local process = assert(string.match(info, 'run_id:(%w+)'), 'no run_id')
-local lease = redis.pcall('GET', KEYS[1])
-lease = type(lease) == 'string' and string.sub(lease, {_TOKEN + 1}) == process
-    and string.sub(lease, 1, {_TOKEN})
-local none
-if not lease then
-    local now = redis.call('TIME')
-    none = {{ARGV[1], {_NO_LEASE}, process, now[1] * 1000 + math.floor(now[2] / 1000)}}
-end
-"""
-_HELD_BY = "local held = redis.pcall('GET', KEYS[2]) held = type(held) == 'string' and held or ''"
-_COUNT_WRITERS = "local writers = tonumber(string.match(held, '^w(%d+) ')) or 0"
-# What a question leaves is its own: the token and the microsecond. If the question arrives once
-# more, late, it leaves something else.
-_STAMP = """
-local now = redis.call('TIME')
-local stamp = ARGV[1] .. string.format('%d%06d', now[1], now[2])
-"""
-_READ = f"""
-{_FIND_LEASE}
-if none then return none end
-{_HELD_BY}
-local kind = string.sub(held, 1, 1)
-if kind == 'w' then return {{ARGV[1], {_PASS}}} end
-if kind ~= '' and string.sub(held, 2, {_TOKEN + 1}) == lease then
-    local rest = string.sub(held, {_TOKEN + 2})
-    if kind == 'r' then return {{ARGV[1], {_HIT}, rest}} end
-    if string.sub(rest, 1, {_TOKEN}) ~= ARGV[1] then return {{ARGV[1], {_PASS}}} end
-end
-{_STAMP}
-if redis.pcall('SET', KEYS[2], 'f' .. lease .. stamp, 'PX', {_FILLING}).err then
-    return {{ARGV[1], {_PASS}}}
-end
-return {{ARGV[1], {_FILL}, lease .. stamp}}
-"""
-# ARGV: what the reader left, the copy, its remaining milliseconds.
-_PUT = f"""
-{_HELD_BY}
-if held == 'f' .. ARGV[2] then
-    local lease = string.sub(ARGV[2], 1, {_TOKEN})
-    redis.pcall('SET', KEYS[2], 'r' .. lease .. ARGV[3], 'PX', ARGV[4])
-end
-return {{ARGV[1]}}
-"""
-# A server that is full still deletes.
-_MARK = f"""
-local lease = redis.pcall('GET', KEYS[1])
-lease = type(lease) == 'string' and string.sub(lease, 1, {_TOKEN}) or ''
-{_HELD_BY}
-{_COUNT_WRITERS}
-if not string.find(held, ARGV[1], 1, true) then writers = writers + 1 end
-{_STAMP}
-local mark = lease .. stamp
-if redis.pcall('SET', KEYS[2], 'w' .. writers .. ' ' .. mark, 'PX', {_MARKED}).err then
-    redis.call('DEL', KEYS[2])
-end
-return {{ARGV[1], mark}}
-"""
-# ARGV: the writer's mark, and the copy and its remaining milliseconds, or nothing.
-_SETTLE = f"""
-{_FIND_LEASE}
-{_HELD_BY}
-{_COUNT_WRITERS}
-local set = {{err = true}}
-if writers > 1 then
-    set = redis.pcall('SET', KEYS[2], 'w' .. writers - 1 .. ' ', 'KEEPTTL')
-elseif ARGV[3] and lease == string.sub(ARGV[2], 1, {_TOKEN}) and held == 'w1 ' .. ARGV[2] then
-    set = redis.pcall('SET', KEYS[2], 'r' .. lease .. ARGV[3], 'PX', ARGV[4])
-end
-if set.err then redis.call('DEL', KEYS[2]) end
-return none or {{ARGV[1], {_SETTLED}}}
-"""
-# ARGV: the epoch, the server's process, the end of the lease in milliseconds since 1970.
-_GRANT = f"""
-local now = redis.call('TIME')
-local left = ARGV[4] - now[1] * 1000 - math.floor(now[2] / 1000)
-if left < 1 or left > {round(_LEASE * 1000)} then return {{ARGV[1], 0}} end
-if redis.pcall('SET', KEYS[1], ARGV[2] .. ARGV[3], 'PX', left).err then return {{ARGV[1], 0}} end
-return {{ARGV[1], 1}}
-"""
 
 
 class _Gate(NamedTuple):
@@ -182,7 +99,7 @@ class _Gate(NamedTuple):
 
     @property
     def epoch(self) -> str:
-        return self.row.record[:_TOKEN]
+        return self.row.record[:TOKEN]
 
     @property
     def process(self) -> str:
@@ -191,34 +108,6 @@ class _Gate(NamedTuple):
     @property
     def is_closed(self) -> bool:
         return self.process == _CLOSED
-
-
-class _Breaker:
-    """Keeps requests from waiting for a cache that does not answer."""
-
-    def __init__(self) -> None:
-        self._until = 0.0
-
-    def is_open(self) -> bool:
-        """Whether to go on without the cache. After each rest, one request tries."""
-        now = time.monotonic()
-        if not self._until or now < self._until:
-            return bool(self._until)
-        self._until = now + _REST
-        return False
-
-    def open(self, error: Exception) -> None:
-        if not self._until:
-            _logger.warning(
-                "The cache of sessions does not answer, so the store does (%s).",
-                type(error.__cause__ or error).__name__,
-            )
-        self._until = time.monotonic() + _REST
-
-    def close(self) -> None:
-        if self._until:
-            _logger.warning("The cache of sessions answers again.")
-        self._until = 0.0
 
 
 class CachedStrategy(SealedStrategy):
@@ -236,7 +125,8 @@ class CachedStrategy(SealedStrategy):
         self.batch_size: int = self.store.batch_size
         self.conflicts_before_turn: int = self.store.conflicts_before_turn  # type: ignore[misc]
         self.header_length: int = self.store.header_length  # type: ignore[misc]
-        self._breaker = _Breaker()
+        self._breaker = Breaker()
+        self._leases: dict[str | None, str] = {}  # their names, by the store's alias
         # The gate as this process found it closed, and since when, by `time.monotonic`.
         self._closed: tuple[str, float] = "", 0.0
         self._reads_after: float = 0.0
@@ -353,16 +243,16 @@ class CachedStrategy(SealedStrategy):
         if not self.reads:
             yield from self._close_gate_once()
         elif time.monotonic() >= self._reads_after:
-            reply = yield from self._ask(_READ, names)
-            if reply and reply[0] == _NO_LEASE:
+            reply = yield from self._ask(READ, names)
+            if reply and reply[0] == NO_LEASE:
                 leased = yield from self._renew_lease(*reply[1:])
-                reply = (yield from self._ask(_READ, names)) if leased else None
-        if reply and reply[0] == _HIT and (copy := _decode(reply[1])) is not None:
+                reply = (yield from self._ask(READ, names)) if leased else None
+        if reply and reply[0] == HIT and (copy := decode(reply[1])) is not None:
             tell(type(self), CACHE_HIT)
             return copy
-        tell(type(self), CACHE_MISS if reply and reply[0] != _NO_LEASE else CACHE_BYPASSED)
+        tell(type(self), CACHE_MISS if reply and reply[0] != NO_LEASE else CACHE_BYPASSED)
         row = yield from call(CachedStrategy.in_store, SealedStrategy.get, key)
-        if reply and reply[0] == _FILL and row is not None and _is_worth_a_copy(row):
+        if reply and reply[0] == FILL and row is not None and is_worth_a_copy(row):
             yield from self._put_in(names, reply[1], row)
         return row
 
@@ -370,7 +260,7 @@ class CachedStrategy(SealedStrategy):
         """Put in a copy of `row` if the cache still holds what this reader `left`."""
         if (yield from call(CachedStrategy.is_snapshot)):
             return  # the row may be older than that
-        put = partial(self._ask, _PUT, names, left, *_encode(row))
+        put = partial(self._ask, PUT, names, left, *encode(row))
         if (yield from call(CachedStrategy.is_provisional)):
             # The row may be this transaction's own.
             transaction.on_commit(lambda: run(self, put()), using=self.alias)
@@ -380,7 +270,7 @@ class CachedStrategy(SealedStrategy):
     def _confirm(self, key: str, row: Row) -> Steps[None]:
         held = yield from call(CachedStrategy.in_store, SealedStrategy.get, key)
         if held is None or held.record != row.record:
-            yield from self._ask(_SETTLE, self._names(key), "")
+            yield from self._ask(SETTLE, self._names(key), "")
             raise StrategyUnavailable("The cache answered with another session.")
 
     # -- writing -----------------------------------------------------------------------------------
@@ -397,7 +287,7 @@ class CachedStrategy(SealedStrategy):
         return answer
 
     def _mark(self, key: str) -> Steps[str]:
-        reply = yield from self._ask(_MARK, self._names(key))
+        reply = yield from self._ask(MARK, self._names(key))
         return reply[0] if reply else ""
 
     def _settle_when_final(self, key: str, mark: str, row: Row | None) -> Steps[None]:
@@ -411,13 +301,13 @@ class CachedStrategy(SealedStrategy):
         """Make sure that no copy of this session counts that is older than what the store holds."""
         if not self.reads:
             yield from self._close_gate_once()
-        copy = _encode(row) if self.reads and row and _is_worth_a_copy(row) else ()
+        copy = encode(row) if self.reads and row and is_worth_a_copy(row) else ()
         if self._breaker.is_open() and (yield from self._count_seconds_left()) == 0:
             return
-        reply = yield from self._ask(_SETTLE, self._names(key), mark, *copy, insist=True)
+        reply = yield from self._ask(SETTLE, self._names(key), mark, *copy, insist=True)
         if reply is None:
             yield from self._wait_for_end_of_leases(None)
-        elif reply[0] == _NO_LEASE:
+        elif reply[0] == NO_LEASE:
             yield from self._wait_for_end_of_leases(reply[1])
 
     def _forget(self, instance: StoredSession, using: str, **kwargs: Any) -> None:
@@ -445,7 +335,7 @@ class CachedStrategy(SealedStrategy):
         if held is None or not _Gate(held).is_closed:
             return None
         # A reader may have got its answer at the last moment of its lease.
-        lasts = _LEASE + self.cache.clients.find_timeout()
+        lasts = LEASE + self.cache.clients.find_timeout()
         return max(0, lasts - self._count_seconds_closed(held))
 
     def _renew_lease(self, process: str, now: int) -> Steps[bool]:
@@ -459,8 +349,8 @@ class CachedStrategy(SealedStrategy):
             held = yield from self._change_gate(held, _make_gate(_CLOSED))
         granted = None
         if held is not None and _Gate(held).process == process:
-            lease, ends = self._names(""), now + int(_LEASE * 1000)
-            granted = yield from self._ask(_GRANT, lease, _Gate(held).epoch, process, ends)
+            lease, ends = self._names(""), now + int(LEASE * 1000)
+            granted = yield from self._ask(GRANT, lease, _Gate(held).epoch, process, ends)
         if granted != [1]:
             self._reads_after = time.monotonic() + _PAUSE
         return granted == [1]
@@ -560,17 +450,20 @@ class CachedStrategy(SealedStrategy):
         return reply[1:]
 
     def _names(self, key: str) -> list[str]:
-        # Another project may share the cache, but not the gate.
-        given = connections[self.alias].settings_dict if self.alias else {}
-        store = records.hashed(f"{given.get('HOST')}:{given.get('PORT')}/{given.get('NAME')}")
-        return [f"{self.cache.prefix}lease:{store}", f"{self.cache.prefix}cached:{key}"]
+        alias = self.alias
+        if (lease := self._leases.get(alias)) is None:
+            # Another project may share the cache, but not the gate.
+            given = connections[alias].settings_dict if alias else {}
+            store = records.hashed(f"{given.get('HOST')}:{given.get('PORT')}/{given.get('NAME')}")
+            lease = self._leases[alias] = f"{self.cache.prefix}lease:{store}"
+        return [lease, f"{self.cache.prefix}cached:{key}"]
 
 
 def _make_cache(setting: Any) -> RedisStrategy:
     strategy = make_strategy(setting, '"cache"')
     if not isinstance(strategy, RedisStrategy):
         raise WrongOption(
-            f'"cache" has to be a RedisStrategy: {type(strategy).__name__} is none.',
+            f'"cache" has to be a RedisStrategy, not {type(strategy).__name__}.',
             hint='SESSION_STRATEGY["OPTIONS"]["cache"] = {\n'
             f'    "BACKEND": "{RedisStrategy.__module__}.RedisStrategy",\n'
             '    "OPTIONS": {"alias": "default"},\n}',
@@ -598,7 +491,7 @@ def _make_store(setting: Any) -> SealedStrategy:
         return strategy
     raise WrongOption(
         f'"store" has to be a durable store that every process shares, such as a database:'
-        f" {type(strategy).__name__} is none.",
+        f" {type(strategy).__name__} does not qualify.",
         hint='SESSION_STRATEGY["OPTIONS"]["store"] ='
         ' "django_strategy_sessions.strategies.postgres.PostgresStrategy"',
     )
@@ -615,33 +508,10 @@ def _require_bool(reads: Any) -> bool:
 
 
 def _new_token() -> str:
-    return secrets.token_urlsafe(_TOKEN * 3 // 4)
+    return secrets.token_hex(TOKEN // 2)
 
 
 def _make_gate(process: str) -> Row:
     now = datetime.now(UTC)
     token = secrets.token_urlsafe(records.MAC_LENGTH)[: records.MAC_LENGTH]
     return Row(token + process, now + timedelta(days=36_500), now)
-
-
-def _is_worth_a_copy(row: Row) -> bool:
-    """Whether this is a session, and not a marker, that has not expired."""
-    is_session = len(row.record) > records.MAC_LENGTH and not records.is_moved(row.record)
-    return is_session and row.expires > datetime.now(UTC)
-
-
-def _encode(row: Row) -> tuple[str, int]:
-    """Return the copy of a row, without its owners, which are in its texts; and how long to keep
-    it, in milliseconds."""
-    lasts = min(row.expires - datetime.now(UTC), _LONGEST)
-    copy = f"{row.expires.isoformat()}\n{row.created.isoformat()}\n{row.record}"
-    return copy, max(1, lasts // timedelta(milliseconds=1))
-
-
-def _decode(copy: str) -> Row | None:
-    """Return the row, or ``None`` if this is no copy of ours."""
-    try:
-        expires, created, record = copy.split("\n", 2)
-        return Row(Hidden(record), datetime.fromisoformat(expires), datetime.fromisoformat(created))
-    except ValueError:
-        return None

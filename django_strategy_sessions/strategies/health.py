@@ -42,7 +42,7 @@ def examine_cache(
     for message in examine(strategy, databases):
         if message.id == UNAVAILABLE:
             yield checks.Warning(
-                "The cache in front of the sessions' store does not answer, so the store has to:"
+                "The cache in front of the sessions' store does not answer, and the store answers instead:"
                 f" {message.msg}",
                 hint=message.hint,
                 id="strategy_sessions.W027",
