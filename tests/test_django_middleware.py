@@ -13,7 +13,7 @@ from sessions_tests import tests as django_tests
 from django_strategy_sessions.engine import SessionStore
 from django_strategy_sessions.middleware import SessionMiddleware
 
-from .conftest import DATABASE, MEMORY, POSTGRES, REDIS
+from .conftest import CACHED, DATABASE, MEMORY, POSTGRES, REDIS
 
 
 class Rows:
@@ -63,6 +63,12 @@ class RedisTests(_Tests):
     __test__ = True
 
 
+@override_settings(SESSION_STRATEGY=CACHED)
+class CachedTests(_Tests):
+    __test__ = True
+    databases = {"default", "postgres"}
+
+
 class MemoryWithOurMiddlewareTests(MemoryTests):
     middleware = SessionMiddleware
 
@@ -76,4 +82,8 @@ class PostgresWithOurMiddlewareTests(PostgresTests):
 
 
 class RedisWithOurMiddlewareTests(RedisTests):
+    middleware = SessionMiddleware
+
+
+class CachedWithOurMiddlewareTests(CachedTests):
     middleware = SessionMiddleware

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from django.test import TestCase, override_settings
+from django.test import TestCase, TransactionTestCase, override_settings
 from sessions_tests.tests import SessionTestsMixin
 
 from django_strategy_sessions.engine import SessionStore
 
-from .conftest import DATABASE, MEMORY, POSTGRES, REDIS
+from .conftest import CACHED, DATABASE, MEMORY, POSTGRES, REDIS
 
 
 class _Tests(SessionTestsMixin):
@@ -52,3 +52,10 @@ class RedisTests(_Tests, TestCase):
 @override_settings(SESSION_STRATEGY=REDIS, USE_TZ=False, TIME_ZONE="America/New_York")
 class RedisWithoutTimeZonesTests(_Tests, TestCase):
     pass
+
+
+@override_settings(SESSION_STRATEGY=CACHED, USE_TZ=True)
+class CachedTests(_Tests, TransactionTestCase):
+    """Without a transaction of the test's own, in which nothing would be put into the cache."""
+
+    databases = {"default", "postgres"}
