@@ -12,7 +12,7 @@ from django_strategy_sessions.testing import later
 from ..conftest import DATABASE
 from ..servers import Tunnel
 from .test_interleavings import Request
-from .test_outages import acts, is_done
+from .test_outages import acts, is_done, queries
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "postgres"])
 
@@ -71,6 +71,23 @@ def test_copies_from_before_the_cache_was_turned_off_do_not_count_when_it_is_on_
     on = make(server.url)
     for _ in range(3):
         assert is_done(act, call(on, "load", stored.session_id))
+
+
+@acts
+def test_processes_with_and_without_reads_see_what_each_other_wrote(
+    call, quick, server, make, one, other, stored, act
+):
+    off = make(server.url, reads=False)
+    for writer, reader in ((off, one), (one, off)):
+        for _ in range(3):  # off closed the gate, and one opens it again
+            seen = one.load(stored.session_id)
+        assert queries(one, stored) == 0
+        written = call(writer, "merge", seen, {"cart": 3, "by": writer.reads}, later())
+        assert call(reader, "load", stored.session_id).data == written.data
+        assert call(one, "load", stored.session_id).data == written.data
+    act(call, off, off.load(stored.session_id))
+    assert is_done(act, call(one, "load", stored.session_id))
+    assert is_done(act, call(other, "load", stored.session_id))
 
 
 def test_projects_that_share_a_cache_do_not_share_their_leases(one, make, server):
