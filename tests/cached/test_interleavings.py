@@ -24,6 +24,7 @@ KINDS = ("read", "write a", "write b", "rotate", "logout")
 PAIRS = [pair for pair in combinations_with_replacement(KINDS, 2) if pair != ("read", "read")]
 EVICTION = "return redis.call('DEL', KEYS[2])"
 TRIPLES = 100  # orders of three requests
+LATE = 8  # orders of two requests and a late question
 QUESTIONS = 3  # of a request that meets no other: to the cache, to the store, to the cache
 QUESTIONED = {"in_cache", "in_store"}
 VERBS = {
@@ -70,8 +71,8 @@ class Request:
 
     def repeat(self, number):
         """Its `number`th question to the cache arrives once more, over a slow connection."""
-        verb, *arguments = [asked for asked in self.asked if asked[0] == "in_cache"][number]
-        getattr(self.strategy, verb)(*arguments)
+        asked = [arguments for verb, *arguments in self.asked if verb == "in_cache"]
+        self.strategy.in_cache(*asked[number % len(asked)])
 
     def is_kept(self, strategy):
         """Whether another process sees what this request has done."""
@@ -109,14 +110,17 @@ def orders(*counts):
             yield from ((number, *order) for order in orders(*left))
 
 
-def run_in(order, kinds, processes, has_copy, watched):
+def run_in(order, kinds, processes, has_copy, watched, late=None):
+    """`late`: which question of the first request arrives once more, where `order` says so."""
     *processes, other = processes
     stored = other.insert({"here": 1}, later())
     if has_copy:
         assert other.load(stored.session_id) is not None
     requests = [Request(*each, stored) for each in zip(kinds, processes, strict=False)]
     for number in [*order, *list(range(len(kinds))) * 50]:
-        if not requests[number].is_done:
+        if number == len(requests):
+            requests[0].repeat(late)
+        elif not requests[number].is_done:
             requests[number].go_on()
             done = [request for request in requests if request.is_done]
             if watched or len(done) == len(requests):
@@ -145,3 +149,10 @@ def test_three_requests_in_many_orders(processes):
 def test_two_requests_in_every_order_while_a_full_cache_drops_what_they_left(processes, kind):
     for order in random.Random(15).sample(list(orders(QUESTIONS, QUESTIONS, 1)), TRIPLES // 2):
         run_in(order, ("read", kind, "evict"), processes, True, False)
+
+
+@pytest.mark.parametrize("kinds", [*PAIRS, *(pair[::-1] for pair in PAIRS)], ids=" and ".join)
+def test_two_requests_in_many_orders_while_a_question_arrives_once_more(processes, kinds):
+    chance = random.Random(str(kinds))
+    for order in chance.sample(list(orders(QUESTIONS, QUESTIONS, 1)), LATE):
+        run_in(order, kinds, processes, chance.random() < 0.5, False, late=chance.randrange(3))
