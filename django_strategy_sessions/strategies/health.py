@@ -42,8 +42,8 @@ def examine_cache(
     for message in examine(strategy, databases):
         if message.id == UNAVAILABLE:
             yield checks.Warning(
-                "The cache in front of the sessions' store does not answer, and the store answers instead:"
-                f" {message.msg}",
+                "The cache in front of the sessions' store does not answer, so each read asks the"
+                f" store. {message.msg}",
                 hint=message.hint,
                 id="strategy_sessions.W027",
             )
