@@ -59,11 +59,13 @@ class PostgresConnections:
         self.timeout: float = timeout
         self.lock_timeout: float = lock_timeout
         self.max_idle: float = max_idle
-        self.alias, self._follows_router, self.pool_size = alias, follows_router, pool_size
+        self.alias: Callable[[], str] = alias
+        self.pool_size: int = pool_size
+        self._follows_router = follows_router
         self._pools: PerLoop[LoopPool] = PerLoop(lambda: LoopPool(self), LoopPool.aclose)
         self._used: WeakKeyDictionary[object, float] = WeakKeyDictionary()
         self.instrumented: str | None = None  # by what; "" is nothing, None not yet known
-        self.demoted = 0.0  # when the server was last seen to be read-only
+        self.demoted: float = 0.0  # when the server was last seen to be read-only
         self._block: ContextVar[AsyncConnection[Row] | None] = ContextVar("block", default=None)
         django = connections[alias()]
         if django.vendor != "postgresql":

@@ -63,14 +63,17 @@ class Wait:
     )
 
     def __init__(self, owner: Owner, target: Any, seconds: float, sql: str | None = None) -> None:
-        self.owner, self.target, self.seconds, self.sql = owner, target, seconds, sql
-        self.cut = False
+        self.owner: Owner = owner
+        self.target: Any = target
+        self.seconds: float = seconds
+        self.sql: str | None = sql
+        self.cut: bool = False
 
     def __enter__(self) -> None:
-        self.thread = get_ident()
-        self.started = now = monotonic()
-        self.cuts_at = now + self.seconds
-        self.asks_at = now + self.seconds / 2 if self.sql else float("inf")
+        self.thread: int = get_ident()
+        self.started: float = monotonic()
+        self.cuts_at: float = self.started + self.seconds
+        self.asks_at: float = self.started + self.seconds / 2 if self.sql else float("inf")
         _watchdog().add(self)
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
