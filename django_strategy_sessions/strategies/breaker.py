@@ -8,6 +8,7 @@ import time
 _logger = logging.getLogger("django_strategy_sessions")
 
 _REST = 5.0  # seconds
+_SILENCE = 60.0  # seconds between two warnings, because a busy event loop also looks like an outage
 
 
 class Breaker:
@@ -15,6 +16,7 @@ class Breaker:
 
     def __init__(self) -> None:
         self._until = 0.0
+        self._warns_after = 0.0
 
     def is_open(self) -> bool:
         """Whether to go on without the cache. After each rest, one request tries."""
@@ -25,14 +27,16 @@ class Breaker:
         return False
 
     def open(self, error: Exception) -> None:
-        if not self._until:
+        now = time.monotonic()
+        if not self._until and now >= self._warns_after:
+            self._warns_after = now + _SILENCE
             _logger.warning(
                 "The cache of sessions does not answer, so the store does (%s).",
                 type(error.__cause__ or error).__name__,
             )
-        self._until = time.monotonic() + _REST
+        self._until = now + _REST
 
     def close(self) -> None:
         if self._until:
-            _logger.warning("The cache of sessions answers again.")
+            _logger.info("The cache of sessions answers again.")
         self._until = 0.0

@@ -88,6 +88,10 @@ T = TypeVar("T")
 
 _CLOSED_FOR = 10.0  # seconds, at least, for which the gate stays closed
 _PAUSE = 1.0  # seconds between two looks at a closed gate
+# Seconds for which a writer tries to settle. A closed gate is felt by all processes, so it must not
+# close because an event loop, or the cache, was busy for a moment.
+_INSISTED = 1.0
+_RETRY = 0.05  # seconds between two attempts
 _TIMEOUT = 0.25  # seconds, of the cache
 _CLOSED = "closed"  # in place of the server's process in the gate's row
 
@@ -302,9 +306,13 @@ class CachedStrategy(SealedStrategy):
         if not self.reads:
             yield from self._close_gate_once()
         copy = encode(row) if self.reads and row and is_worth_a_copy(row) else ()
-        if self._breaker.is_open() and (yield from self._count_seconds_left()) == 0:
-            return
-        reply = yield from self._ask(SETTLE, self._names(key), mark, *copy, insist=True)
+        names, ends, reply = self._names(key), time.monotonic() + _INSISTED, None
+        while reply is None and time.monotonic() < ends:
+            if self._breaker.is_open() and (yield from self._count_seconds_left()) == 0:
+                return
+            reply = yield from self._ask(SETTLE, names, mark, *copy, insist=True)
+            if reply is None:
+                yield from call(SealedStrategy.pause, _RETRY)
         if reply is None:
             yield from self._wait_for_end_of_leases(None)
         elif reply[0] == NO_LEASE:
