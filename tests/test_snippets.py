@@ -78,7 +78,7 @@ def test_the_install_lines_name_the_version_and_the_kind_of_psycopg():
     assert lines
     for line in lines:
         assert f"~={version}.0" in line, line
-        assert ("[postgres]" in line) == ("psycopg[" in line), line
+        assert ("[postgres" in line) == ("psycopg[" in line), line
 
 
 def test_the_newest_version_in_the_changelog_is_ours_and_has_a_date():

@@ -103,8 +103,8 @@ def _check_bloat(store: str, table: str, ask: Ask) -> Iterator[CheckMessage]:
     for what, (size, needed, hint) in bloated.items():
         if size >= _LARGE and size > needed * _BLOATED:
             yield checks.Warning(
-                f"The {what} of sessions in {store} takes {size / 2**20:,.0f} MiB, and the rows"
-                f" need about {needed / 2**20:,.0f} MiB.",
+                f"The {what} of sessions in {store}: {size / 2**20:,.0f} MiB, and the rows need"
+                f" about {needed / 2**20:,.0f} MiB.",
                 hint=hint,
                 id="strategy_sessions.W025",
             )

@@ -16,7 +16,7 @@ MODULES = {
     "ddtrace": "ddtrace",
     "elastic-apm": "elasticapm",
     "newrelic": "newrelic",
-    "opentelemetry": "opentelemetry",
+    "opentelemetry": "opentelemetry.instrumentation",  # the tests install the rest
 }
 
 
