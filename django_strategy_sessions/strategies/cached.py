@@ -92,7 +92,7 @@ _PAUSE = 1.0  # seconds between two looks at a closed gate
 # close because an event loop, or the cache, was busy for a moment.
 _INSISTED = 1.0
 _RETRY = 0.05  # seconds between two attempts
-_TIMEOUT = 0.25  # seconds, of the cache
+_TIMEOUT = 0.5  # seconds, of the cache
 _CLOSED = "closed"  # in place of the server's process in the gate's row
 
 
@@ -118,7 +118,7 @@ class CachedStrategy(SealedStrategy):
     """`cache`, `store`: each what ``SESSION_STRATEGY`` may be, a `RedisStrategy` and a durable one.
 
     `reads`: ``False`` while some processes do not use the cache yet, or do not any more. The
-    cache's `timeout` is 0.25 seconds unless its options or the alias say otherwise.
+    cache's `timeout` is 0.5 seconds unless its options or the alias say otherwise.
     """
 
     def __init__(self, cache: Any, store: Any, reads: bool = True) -> None:

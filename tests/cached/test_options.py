@@ -49,6 +49,6 @@ def test_a_cluster_cannot_be_the_cache(settings):
 
 
 def test_the_cache_has_a_shorter_time_out_unless_it_is_given_one():
-    assert make(cache=REDIS, store=DATABASE).cache.clients.timeout == 0.25
+    assert make(cache=REDIS, store=DATABASE).cache.clients.timeout == 0.5
     given = {**REDIS, "OPTIONS": {**REDIS["OPTIONS"], "timeout": 1}}
     assert make(cache=given, store=DATABASE).cache.clients.timeout == 1

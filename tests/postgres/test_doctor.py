@@ -19,8 +19,14 @@ from .conftest import TABLE, ask, pointed, wait_until
 pytestmark = in_postgres
 
 
+@pytest.fixture(autouse=True)
+def a_new_table(transactional_db):
+    """Without the dead rows that other tests have left."""
+    ask(f"TRUNCATE {TABLE}")
+
+
 @pytest.fixture
-def strategy(transactional_db):
+def strategy():
     return PostgresStrategy("postgres")
 
 
@@ -97,7 +103,6 @@ def test_dead_rows_that_stay_are_found(strategy, unvacuumed):
 
 def test_bloat_is_found(strategy, unvacuumed, monkeypatch):
     monkeypatch.setattr(postgres_health, "_LARGE", 2**20)  # 1 MiB instead of 100
-    ask(f"TRUNCATE {TABLE}")  # earlier tests leave dead rows, and indexes as large as theirs
     fill(2_000, size=1_500)
     ask(f"VACUUM ANALYZE {TABLE}")
     assert examine(strategy) == {}  # as large as its rows
@@ -108,23 +113,25 @@ def test_bloat_is_found(strategy, unvacuumed, monkeypatch):
     ask(f"VACUUM ANALYZE {TABLE}")
     message = examine(strategy)["W025"]
     assert message.msg.startswith("The table of sessions")
-    mend(message)
-    assert examine(strategy) == {}
+    wait_until(lambda: mend(message) is None and examine(strategy) == {})
 
 
 def test_bloated_indexes_are_found(strategy, unvacuumed, monkeypatch):
     monkeypatch.setattr(postgres_health, "_LARGE", 2**19)
-    fill(10_000)
-    ask(f"DELETE FROM {TABLE} WHERE id < 'f8000000-0000-0000-0000-000000000000'")
-    ask(f"VACUUM (FULL, ANALYZE) {TABLE}")
+    fill(300)
+    ask(f"VACUUM ANALYZE {TABLE}")
     assert examine(strategy) == {}
     fill(10_000)
     ask(f"DELETE FROM {TABLE} WHERE id < 'f8000000-0000-0000-0000-000000000000'")
     ask(f"VACUUM ANALYZE {TABLE}")
-    found = [message for message in strategy.examine() if "indexes" in message.msg]
-    assert [message.id for message in found] == ["strategy_sessions.W025"]
-    mend(found[0])
-    assert not [message for message in strategy.examine() if "indexes" in message.msg]
+
+    def find():
+        return [message for message in strategy.examine() if "indexes" in message.msg]
+
+    (found,) = find()
+    assert found.id == "strategy_sessions.W025"
+    # An open transaction may still see the rows, and then their entries stay.
+    wait_until(lambda: mend(found) is None and not find())
 
 
 @contextmanager
