@@ -17,7 +17,7 @@ from django.utils.module_loading import import_string
 
 from .conf import DEFAULTS, conf
 from .cookies import refusals
-from .signing import SHORTEST_SECRET, project_secrets
+from .signing import MAKE_SECRET, SHORTEST_SECRET, project_secrets
 from .strategies import get_strategy
 from .strategies.database_health import NOT_MIGRATED
 from .strategies.health import examine
@@ -69,7 +69,7 @@ def _check_secrets() -> Iterator[CheckMessage]:
         yield Error(
             str(error),
             hint='SESSION_COOKIE_SECRETS = [os.environ["SESSION_SECRET"]]'
-            "  # made by: python -c 'import secrets; print(secrets.token_urlsafe(48))'",
+            f"  # made by: {MAKE_SECRET}",
             id="strategy_sessions.E001",
         )
         return
@@ -77,8 +77,7 @@ def _check_secrets() -> Iterator[CheckMessage]:
     if len(secrets[0]) < SHORTEST_SECRET:
         yield checks.Warning(
             f"SECRET_KEY signs the sessions' keys and is shorter than {SHORTEST_SECRET} bytes.",
-            hint='SECRET_KEY = os.environ["SECRET_KEY"]'
-            "  # made by: python -c 'import secrets; print(secrets.token_urlsafe(48))'",
+            hint=f'SECRET_KEY = os.environ["SECRET_KEY"]  # made by: {MAKE_SECRET}',
             id="strategy_sessions.W007",
         )
     elif any(len(secret) < SHORTEST_SECRET for secret in secrets):

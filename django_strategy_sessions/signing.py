@@ -23,6 +23,7 @@ from .hidden import Hidden
 
 KEY_MAC_LENGTH = 17
 SHORTEST_SECRET = 32  # bytes: the length of a SHA-256
+MAKE_SECRET = "python -c 'import secrets; print(secrets.token_urlsafe(48))'"  # noqa: S105  (for hints)
 
 Secrets = tuple[bytes, ...]
 

@@ -30,7 +30,7 @@ IMPORTS = {
     "management.commands.movesessions": {
         *("management.batches", "strategies.moving", "strategies.engines", "strategies", BASE),
     },
-    "management.commands.sessionsdoctor": {"strategies.health", "strategies", "conf"},
+    "management.commands.sessionsdoctor": {"strategies.health", "strategies", "signing", "conf"},
     "management.batches": set(),
     "admin": {"users", "sign_ins", "strategies", "signals", "models", "records", "conf"},
     "urls": {"views"},

@@ -34,6 +34,16 @@ def healthy(settings):
     caches["sessions"].clear()  # other tests leave what is no session
 
 
+@pytest.fixture
+def redis_is_down(settings):
+    settings.CACHES = {
+        "sessions": {
+            "BACKEND": "django_redis.cache.RedisCache",
+            "LOCATION": f"redis://127.0.0.1:{free_port()}/0",
+        }
+    }
+
+
 def doctor(*options):
     """Return the exit status of the command, and what it prints."""
     out = StringIO()
@@ -128,13 +138,7 @@ def test_a_silenced_finding_is_not_shown(settings):
     assert doctor()[0] == 0
 
 
-def test_a_store_that_is_down_is_told_apart(settings):
-    settings.CACHES = {
-        "sessions": {
-            "BACKEND": "django_redis.cache.RedisCache",
-            "LOCATION": f"redis://127.0.0.1:{free_port()}/0",
-        }
-    }
+def test_a_store_that_is_down_is_told_apart(settings, redis_is_down):
     settings.SESSION_STRATEGY = REDIS
     status, out = doctor()
     assert status == 3
@@ -263,13 +267,7 @@ def test_both_stores_are_asked_while_sessions_move(settings, target):
         assert set(findings()) == {"I003", "I020", "E020", "W020"}
 
 
-def test_the_store_is_asked_when_its_cache_is_down(settings):
-    settings.CACHES = {
-        "sessions": {
-            "BACKEND": "django_redis.cache.RedisCache",
-            "LOCATION": f"redis://127.0.0.1:{free_port()}/0",
-        }
-    }
+def test_the_store_is_asked_when_its_cache_is_down(settings, redis_is_down):
     settings.SESSION_STRATEGY = CACHED
     fill("postgres", 1, datetime.now(UTC) - timedelta(days=8))
     assert set(findings()) == {"W022", "W027"}

@@ -26,6 +26,13 @@ def take(heard):
     return taken
 
 
+def make_session():
+    session = SessionStore()
+    session["a"] = 1
+    session.save()
+    return session
+
+
 def damage(strategy, session):
     """Leave a row that no secret has sealed."""
     key = hashed(session.session_key.partition(".")[0])
@@ -34,9 +41,7 @@ def damage(strategy, session):
 
 
 def test_each_event_of_sync_code_is_told(strategy, heard):
-    session = SessionStore()
-    session["a"] = 1
-    session.save()
+    session = make_session()
     assert take(heard) == ["created"]
     tab, another = SessionStore(session.session_key), SessionStore(session.session_key)
     tab["b"], another["c"] = 2, 3
@@ -101,9 +106,7 @@ def test_each_session_of_a_user_that_ends_is_told(strategy, heard):
 @in_postgres
 def test_a_cache_tells_whether_it_answered(settings, heard):
     settings.SESSION_STRATEGY = CACHED
-    session = SessionStore()
-    session["a"] = 1
-    session.save()
+    session = make_session()
     for _ in range(2):
         SessionStore(session.session_key)["a"]
     settings.SESSION_STRATEGY = {**CACHED, "OPTIONS": {**CACHED["OPTIONS"], "reads": False}}
@@ -116,9 +119,7 @@ def test_a_cache_tells_whether_it_answered(settings, heard):
 @in_postgres
 def test_a_bypassed_cache_is_one_that_is_down_not_one_that_has_no_copy(settings, heard):
     settings.SESSION_STRATEGY = CACHED
-    session = SessionStore()
-    session["a"] = 1
-    session.save()
+    session = make_session()
     key = session.session_key
     session.flush()
     heard.clear()
@@ -184,9 +185,7 @@ def test_nothing_is_timed_or_sent_while_nobody_listens(settings, monkeypatch):
     monkeypatch.setattr(asking, "perf_counter", None)
     monkeypatch.setattr(asking, "_told", None)
     monkeypatch.setattr(session_event, "send_robust", None)
-    session = SessionStore()
-    session["a"] = 1
-    session.save()
+    session = make_session()
     SessionStore(session.session_key).cycle_key()
     assert SessionStore(FORGED).get("a") is None
 

@@ -264,12 +264,8 @@ class CachedStrategy(SealedStrategy):
         """Put in a copy of `row` if the cache still holds what this reader `left`."""
         if (yield from call(CachedStrategy.is_snapshot)):
             return  # the row may be older than that
-        put = partial(self._ask, PUT, names, left, *encode(row))
-        if (yield from call(CachedStrategy.is_provisional)):
-            # The row may be this transaction's own.
-            transaction.on_commit(lambda: run(self, put()), using=self.alias)
-        else:
-            yield from put()
+        # The row may be this transaction's own.
+        yield from self._when_final(partial(self._ask, PUT, names, left, *encode(row)))
 
     def _confirm(self, key: str, row: Row) -> Steps[None]:
         held = yield from call(CachedStrategy.in_store, SealedStrategy.get, key)
@@ -285,21 +281,24 @@ class CachedStrategy(SealedStrategy):
         """Write to the store. `row`: what it then holds under `key`, unless the verb says no."""
         mark = yield from self._mark(key)
         answer = yield from call(CachedStrategy.in_store, verb, *arguments)
-        yield from self._settle_when_final(key, mark, row if answer else None)
+        settle = partial(self._settle, key, mark, row if answer else None)
+        yield from self._when_final(settle)
         if isinstance(answer, Stored) and (written := cast(Held, answer.token).key) != key:
-            yield from self._settle_when_final(written, "", None)  # it has followed a rotation
+            # It has followed a rotation.
+            yield from self._when_final(partial(self._settle, written, "", None))
         return answer
 
     def _mark(self, key: str) -> Steps[str]:
         reply = yield from self._ask(MARK, self._names(key))
         return reply[0] if reply else ""
 
-    def _settle_when_final(self, key: str, mark: str, row: Row | None) -> Steps[None]:
-        settle = partial(self._settle, key, mark, row)
+    def _when_final(self, steps: Callable[[], Steps[T]]) -> Steps[T | None]:
+        """Run `steps` once no transaction can undo what was written. Return their answer, or
+        ``None`` if that is not now."""
         if (yield from call(CachedStrategy.is_provisional)):
-            transaction.on_commit(lambda: run(self, settle()), using=self.alias)
-        else:
-            yield from settle()
+            transaction.on_commit(lambda: run(self, steps()), using=self.alias)
+            return None
+        return (yield from steps())
 
     def _settle(self, key: str, mark: str, row: Row | None) -> Steps[None]:
         """Make sure that no copy of this session counts that is older than what the store holds."""
@@ -308,8 +307,10 @@ class CachedStrategy(SealedStrategy):
         copy = encode(row) if self.reads and row and is_worth_a_copy(row) else ()
         names, ends, reply = self._names(key), time.monotonic() + _INSISTED, None
         while reply is None and time.monotonic() < ends:
-            if self._breaker.is_open() and (yield from self._count_seconds_left()) == 0:
-                return
+            if self._breaker.is_open():
+                held = yield from self._read_gate()
+                if self._count_seconds_left(held, None) == 0:
+                    return
             reply = yield from self._ask(SETTLE, names, mark, *copy, insist=True)
             if reply is None:
                 yield from call(SealedStrategy.pause, _RETRY)
@@ -321,23 +322,23 @@ class CachedStrategy(SealedStrategy):
     def _forget(self, instance: StoredSession, using: str, **kwargs: Any) -> None:
         if using == self.alias:
             key = instance.pk.hex
-            run(self, self._settle_when_final(key, run(self, self._mark(key)), None))
+            mark = run(self, self._mark(key))
+            run(self, self._when_final(partial(self._settle, key, mark, None)))
 
     # -- the gate ----------------------------------------------------------------------------------
 
     def _wait_for_end_of_leases(self, process: str | None) -> Steps[None]:
         """Return when no lease can be left but from this process of the cache's server."""
-        while (wait := (yield from self._count_seconds_left(process))) is None:
-            held = yield from call(CachedStrategy.in_store, SealedStrategy.get, records.GATE)
-            if held is None or not _Gate(held).is_closed:
-                yield from self._swap_gate(held, _make_gate(_CLOSED))
+        held = yield from self._read_gate()
+        while (wait := self._count_seconds_left(held, process)) is None:
+            yield from self._swap_gate(held, _make_gate(_CLOSED))
+            held = yield from self._read_gate()
         if wait:
             yield from call(SealedStrategy.pause, wait)
 
-    def _count_seconds_left(self, process: str | None = None) -> Steps[float | None]:
+    def _count_seconds_left(self, held: Row | None, process: str | None) -> float | None:
         """Return for how long a lease can be left that this process of the cache's server did not
         grant. ``None``: the gate is open for others."""
-        held = yield from call(CachedStrategy.in_store, SealedStrategy.get, records.GATE)
         if process is not None and (held is None or _Gate(held).process == process):
             return 0
         if held is None or not _Gate(held).is_closed:
@@ -350,7 +351,7 @@ class CachedStrategy(SealedStrategy):
         """Grant a lease that began at `now`, if the gate is open for this process of the server."""
         if (yield from call(CachedStrategy.is_snapshot)):
             return False  # the gate may have been closed since
-        held = yield from call(CachedStrategy.in_store, SealedStrategy.get, records.GATE)
+        held = yield from self._read_gate()
         if held is None or self._count_seconds_closed(held) >= _CLOSED_FOR:
             held = yield from self._change_gate(held, _make_gate(process))
         elif not _Gate(held).is_closed and _Gate(held).process != process:
@@ -377,7 +378,7 @@ class CachedStrategy(SealedStrategy):
         without the cache since it was opened."""
         if self._has_closed or (yield from call(CachedStrategy.is_snapshot)):
             return
-        held = yield from call(CachedStrategy.in_store, SealedStrategy.get, records.GATE)
+        held = yield from self._read_gate()
         if held is not None and not _Gate(held).is_closed:
             held = yield from self._change_gate(held, _make_gate(_CLOSED))
         self._has_closed = held is None or _Gate(held).is_closed
@@ -385,10 +386,11 @@ class CachedStrategy(SealedStrategy):
     def _change_gate(self, held: Row | None, row: Row) -> Steps[Row | None]:
         """Return what the gate is now, or ``None`` if it will not be that before a commit, or if
         another process has changed it."""
-        if (yield from call(CachedStrategy.is_provisional)):
-            transaction.on_commit(lambda: run(self, self._swap_gate(held, row)), using=self.alias)
-            return None
-        return row if (yield from self._swap_gate(held, row)) else None
+        swapped = yield from self._when_final(partial(self._swap_gate, held, row))
+        return row if swapped else None
+
+    def _read_gate(self) -> Steps[Row | None]:
+        return (yield from call(CachedStrategy.in_store, SealedStrategy.get, records.GATE))
 
     def _swap_gate(self, held: Row | None, row: Row) -> Steps[bool]:
         swap: Any = SealedStrategy.swap if held else SealedStrategy.add

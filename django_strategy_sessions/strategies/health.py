@@ -17,6 +17,8 @@ _HARMLESS_IN_A_CACHE = {
     *("strategy_sessions.W034", "strategy_sessions.E022"),
 }
 MOST_APART = 1.0  # seconds between two clocks
+_LONGEST_LAG = 10  # seconds
+_LARGEST_LAG = 64 * 2**20  # bytes
 
 
 def examine(
@@ -76,6 +78,12 @@ def cannot_see(store: str, what: str, hint: str) -> CheckMessage:
     return Info(
         f"The doctor may not look at {what} in {store}.", hint=hint, id="strategy_sessions.I020"
     )
+
+
+def check_lag(store: str, seconds: float, size: float, hint: str) -> Iterator[CheckMessage]:
+    """`size`: how many bytes of what the server wrote a replica has not got."""
+    if seconds > _LONGEST_LAG or size > _LARGEST_LAG:
+        yield lags(store, f"is {seconds:,.0f} seconds and {size / 2**20:,.0f} MiB behind", hint)
 
 
 def lags(store: str, how: str, hint: str) -> CheckMessage:

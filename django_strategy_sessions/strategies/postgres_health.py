@@ -8,7 +8,7 @@ from typing import Any
 from django.core import checks
 from django.core.checks import CheckMessage
 
-from .health import cannot_see, if_permitted, lags
+from .health import cannot_see, check_lag, if_permitted
 
 Ask = Callable[..., tuple[Any, ...] | None]  # runs a statement and returns its first row
 
@@ -16,8 +16,6 @@ _ENOUGH = 10_000  # dead rows
 _MOST_DEAD = 0.5  # of the live rows; by default, autovacuum begins at 0.2
 _LARGE = 100 * 2**20  # bytes
 _BLOATED = 4  # times what the rows need
-_LONGEST_LAG = 10  # seconds
-_LARGEST_LAG = 64 * 2**20  # bytes of WAL
 
 _DURABILITY = (
     "SELECT setting, source, current_user FROM pg_settings WHERE name = 'synchronous_commit'"
@@ -114,12 +112,8 @@ def _check_standbys(store: str, table: str, ask: Ask) -> Iterator[CheckMessage]:
     role, hidden, seconds, size = ask(_STANDBYS) or ("", 0, None, None)
     if hidden:
         yield cannot_see(store, "the standbys", f'GRANT pg_monitor TO "{role}";')
-    if (seconds or 0) > _LONGEST_LAG or (size or 0) > _LARGEST_LAG:
-        yield lags(
-            store,
-            f"is {seconds or 0:,.0f} seconds and {(size or 0) / 2**20:,.0f} MiB behind",
-            "SELECT application_name, client_addr, state, replay_lag FROM pg_stat_replication;",
-        )
+    hint = "SELECT application_name, client_addr, state, replay_lag FROM pg_stat_replication;"
+    yield from check_lag(store, seconds or 0, size or 0, hint)
 
 
 _QUESTIONS = {

@@ -12,14 +12,12 @@ from django.core.checks import CheckMessage, Error
 from redis import SSLConnection
 from redis.exceptions import NoPermissionError
 
-from .health import cannot_see, check_clock, lags
+from .health import cannot_see, check_clock, check_lag, lags
 from .redis_clients import OWN_DATABASE, RedisClients
 
 _OLDEST = (6, 2)
 _FULL = 0.9  # of maxmemory
 _MOST_OF_MACHINE = 0.8
-_LONGEST_LAG = 10  # seconds
-_LARGEST_LAG = 64 * 2**20  # bytes
 _SAMPLE = 1000  # keys
 
 _TIME = ("TIME",)
@@ -156,14 +154,13 @@ def _check_replicas(store: str, cli: str, info: Info, needed: int) -> Iterator[C
     online = 0
     for number in range(int(info["connected_slaves"])):
         replica = dict(each.split("=", 1) for each in info[f"slave{number}"].split(","))
-        seconds = int(replica["lag"])
         size = int(info["master_repl_offset"]) - int(replica["offset"])
         if replica["state"] != "online":
-            yield lags(store, "is still synchronizing", hint)
-        elif seconds > _LONGEST_LAG or size > _LARGEST_LAG:
-            yield lags(store, f"is {seconds:,} seconds and {size / 2**20:,.0f} MiB behind", hint)
+            behind = [lags(store, "is still synchronizing", hint)]
         else:
-            online += 1
+            behind = [*check_lag(store, int(replica["lag"]), size, hint)]
+        yield from behind
+        online += not behind
     if online < needed:
         yield Error(
             f"{store} has {online} replicas that keep up, and each write waits for {needed}:"

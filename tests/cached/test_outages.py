@@ -69,28 +69,20 @@ def test_a_cache_that_hung_does_not_show_what_was_replaced_meanwhile(
 
 
 @acts
+@pytest.mark.parametrize("is_down", [False, True], ids=["running", "down"])
 def test_a_cache_that_restarts_with_old_contents_does_not_show_them(
-    call, server, one, other, stored, act
+    call, server, one, other, stored, act, is_down
 ):
+    """Whether it was running or down when they were replaced."""
     with closing(server.client()) as client:
         client.save()
+    if is_down:
+        server.kill()
     act(call, one, stored)
     server.kill()
     server.start()
     with closing(server.client()) as client:
         assert client.dbsize()
-    assert is_done(act, call(other, "load", stored.session_id))
-
-
-@acts
-def test_a_cache_that_comes_back_with_old_contents_after_an_outage_does_not_show_them(
-    call, server, one, other, stored, act
-):
-    with closing(server.client()) as client:
-        client.save()
-    server.kill()
-    act(call, one, stored)
-    server.start()
     assert is_done(act, call(other, "load", stored.session_id))
 
 

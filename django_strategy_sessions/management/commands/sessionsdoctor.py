@@ -12,6 +12,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand
 
 from ...conf import conf
+from ...signing import MAKE_SECRET
 from ...strategies import get_strategy
 from ...strategies.health import UNAVAILABLE, examine
 
@@ -25,7 +26,6 @@ _LEVELS = {
 }
 _SECURE = "SESSION_COOKIE_SECURE = True"
 _HTTPONLY = "SESSION_COOKIE_HTTPONLY = True"
-_MADE_BY = "python -c 'import secrets; print(secrets.token_urlsafe(48))'"
 # Django's own checks that concern sessions. They come without hints.
 _DJANGOS = {
     "security.W010": _SECURE,
@@ -38,7 +38,7 @@ _DJANGOS = {
 }
 # Only if SECRET_KEY and SECRET_KEY_FALLBACKS sign.
 _OF_SECRET_KEY = {
-    "security.W009": f'SECRET_KEY = os.environ["SECRET_KEY"]  # made by: {_MADE_BY}',
+    "security.W009": f'SECRET_KEY = os.environ["SECRET_KEY"]  # made by: {MAKE_SECRET}',
     "security.W025": "SECRET_KEY_FALLBACKS = []",
 }
 
