@@ -14,9 +14,15 @@ class StrategySessionsConfig(AppConfig):
 
     def ready(self) -> None:
         from . import checks, sign_ins  # noqa: F401  (they register themselves)
-        from .strategies import get_strategy
+        from .models import deleting_rows
 
-        # A cache has to hear of rows that the project's own code deletes, also in a process that
-        # uses no session.
-        with suppress(ImproperlyConfigured):  # `check` reports it
-            get_strategy()
+        deleting_rows.connect(_make_strategy)
+
+
+def _make_strategy(**kwargs: Any) -> None:
+    """A cache has to hear of rows that the project's own code deletes, also in a process that uses
+    no session."""
+    from .strategies import get_strategy
+
+    with suppress(ImproperlyConfigured):  # `check` reports it
+        get_strategy()

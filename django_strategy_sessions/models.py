@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from django.conf import settings
 from django.db import models
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.dispatch import Signal
 from django.utils.translation import gettext_lazy as _
 
 if TYPE_CHECKING:
@@ -42,6 +43,20 @@ class UTCDateTimeField(_DateTimeField):
         return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
 
 
+# Sent before the project's own code, or the admin, deletes rows.
+deleting_rows: Signal = Signal()
+
+
+class _Sessions(models.QuerySet["StoredSession"]):
+    def delete(self) -> tuple[int, dict[str, int]]:
+        deleting_rows.send(StoredSession)
+        return super().delete()
+
+    # As Django marks its own: not for templates, and not a method of the manager.
+    delete.alters_data = True  # type: ignore[attr-defined]
+    delete.queryset_only = True  # type: ignore[attr-defined]
+
+
 class StoredSession(models.Model):
     """One session at rest. Someone who can read or write the table can neither use a session nor
     forge its data."""
@@ -63,6 +78,8 @@ class StoredSession(models.Model):
     )
     created: UTCDateTimeField = UTCDateTimeField(_("created"))
 
+    objects: ClassVar[models.Manager[StoredSession]] = _Sessions.as_manager()
+
     class Meta:
         verbose_name: ClassVar[Any] = _("session")
         verbose_name_plural: ClassVar[Any] = _("sessions")
@@ -75,3 +92,7 @@ class StoredSession(models.Model):
 
     def __str__(self) -> str:
         return f"Session of {self.owner}" if self.owner else "Anonymous session"
+
+    def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
+        deleting_rows.send(StoredSession)
+        return super().delete(*args, **kwargs)

@@ -18,7 +18,7 @@ BASE, SEALED = "strategies.base", "strategies.sealed"
 # From the top to the bottom: a module imports only what stands below it.
 IMPORTS = {
     # what the project sees: values, cookies, requests
-    "apps": {"checks", "sign_ins", "strategies", "strategies.forks"},
+    "apps": {"checks", "sign_ins", "strategies", "strategies.forks", "models"},
     "checks": {
         *("strategies.database_health", "strategies.health", "strategies"),
         *("cookies", "signing", "conf"),
