@@ -6,7 +6,7 @@ import pytest
 
 from django_strategy_sessions.strategies import WrongOption, make_strategy
 
-from ..conftest import CACHED, DATABASE, MEMORY, REDIS
+from ..conftest import CACHED, DATABASE, MEMORY, POSTGRES, REDIS
 
 PATH = CACHED["BACKEND"]
 CLUSTER = {
@@ -52,3 +52,8 @@ def test_the_cache_has_a_shorter_time_out_unless_it_is_given_one():
     assert make(cache=REDIS, store=DATABASE).cache.clients.timeout == 0.5
     given = {**REDIS, "OPTIONS": {**REDIS["OPTIONS"], "timeout": 1}}
     assert make(cache=given, store=DATABASE).cache.clients.timeout == 1
+
+
+def test_its_store_says_how_many_rows_are_deleted_at_once():
+    store = make_strategy(POSTGRES)
+    assert make(cache=REDIS, store=POSTGRES).batch_size == store.batch_size != 1000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from contextlib import closing
 
@@ -11,6 +12,7 @@ from django.test.utils import CaptureQueriesContext
 
 from django_strategy_sessions.strategies import copies
 from django_strategy_sessions.strategies.base import StrategyUnavailable
+from django_strategy_sessions.strategies.breaker import Breaker
 from django_strategy_sessions.testing import later
 
 from ..servers import Tunnel, Valkey
@@ -156,6 +158,26 @@ def test_a_gate_that_was_closed_stays_closed_for_a_while(call, server, one, othe
     time.sleep(copies.LEASE)
     other._reads_after = 0
     assert queries(other, stored) == 2  # of the gate, and of the session
+
+
+def test_a_cache_that_hangs_for_a_moment_does_not_close_the_gate(call, server, one, other, stored):
+    """All processes would feel it."""
+    server.pause()
+    resumed = threading.Timer(1.2, server.resume)  # longer than two time-outs of the cache
+    resumed.start()
+    try:
+        change(call, one, stored)
+    finally:
+        resumed.join()
+    assert reads_copies(other, stored)
+
+
+def test_a_breaker_that_opens_again_and_again_warns_once(caplog):
+    breaker = Breaker()
+    for _ in range(3):
+        breaker.open(TimeoutError())
+        breaker.close()
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
 def test_a_store_that_is_down_is_down_with_a_cache_too(call, monkeypatch, one, stored):
