@@ -105,7 +105,7 @@ IMPORTS = {
         *("strategies.redis_connections", "strategies.redis_servers", "strategies.redis_exchange"),
         *("strategies.loops", BASE, "steps", "hidden"),
     },
-    "strategies.redis_connections": {"strategies.redis_servers"},
+    "strategies.redis_connections": {"strategies.redis_servers", "strategies.redis_exchange"},
     "strategies.redis_servers": {"strategies.redis_exchange"},
     "strategies.redis_exchange": {"hidden"},
     "strategies.health": {BASE},

@@ -12,9 +12,13 @@ _SILENCE = 60.0  # seconds between two warnings, because a busy event loop also 
 
 
 class Breaker:
-    """Keeps requests from waiting for a cache that does not answer."""
+    """Keeps requests from waiting for a cache that does not answer.
 
-    def __init__(self) -> None:
+    ``with breaker:`` swallows the `failures` of the cache, and counts anything else as an answer.
+    """
+
+    def __init__(self, *failures: type[Exception]) -> None:
+        self._failures = failures
         self._until = 0.0
         self._warns_after = 0.0
 
@@ -26,7 +30,18 @@ class Breaker:
         self._until = now + _REST
         return False
 
-    def open(self, error: Exception) -> None:
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
+        if isinstance(error, self._failures):
+            self.open(error)
+            return True
+        if error is None:
+            self.close()
+        return False
+
+    def open(self, error: BaseException) -> None:
         now = time.monotonic()
         if not self._until and now >= self._warns_after:
             self._warns_after = now + _SILENCE

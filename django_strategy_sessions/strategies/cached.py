@@ -20,11 +20,12 @@ writer crashes, its mark keeps readers at the store for a minute. The cache make
 so a command that arrives once more, because its first reply was late, leaves one that nobody knows.
 
 **The gate.** Copies count only while the cache holds a *lease*, for one second, which names an
-*epoch* and the server's process. A reader that finds no lease reads the *gate*, a row of the store:
-if it is open for this process of the server, the reader grants a lease, which begins before it read
-the gate. If it is open for another process, because the cache restarted, failed over or was
-replaced, the reader closes it. Once it has been closed for a while, a reader opens it with a new
-epoch, and no copy of an earlier one counts again.
+*epoch* and the server's process. A reader asks for both in one command, over a connection of which
+it knows the process: a connection ends with its process. A reader that finds no lease reads the
+*gate*, a row of the store: if it is open for this process of the server, the reader grants a lease,
+which begins before it read the gate. If it is open for another process, because the cache
+restarted, failed over or was replaced, the reader closes it. Once it has been closed for a while, a
+reader opens it with a new epoch, and no copy of an earlier one counts again.
 
 So after the gate has been closed for the length of a lease, nobody reads a copy, also a process
 that can reach the cache. A writer that cannot settle, or that settles where there is no lease,
@@ -67,16 +68,15 @@ from .breaker import Breaker
 from .copies import (
     FILL,
     GRANT,
-    HIT,
     LEASE,
+    LEAVE,
     MARK,
     NO_LEASE,
     PUT,
-    READ,
     SETTLE,
     TOKEN,
-    decode,
     encode,
+    find_copy,
     is_worth_a_copy,
 )
 from .health import examine, examine_cache
@@ -129,7 +129,7 @@ class CachedStrategy(SealedStrategy):
         self.batch_size: int = self.store.batch_size
         self.conflicts_before_turn: int = self.store.conflicts_before_turn  # type: ignore[misc]
         self.header_length: int = self.store.header_length  # type: ignore[misc]
-        self._breaker = Breaker()
+        self._breaker = Breaker(StrategyUnavailable, RedisError)
         self._leases: dict[str | None, str] = {}  # their names, by the store's alias
         # The gate as this process found it closed, and since when, by `time.monotonic`.
         self._closed: tuple[str, float] = "", 0.0
@@ -243,22 +243,36 @@ class CachedStrategy(SealedStrategy):
     # -- reading -----------------------------------------------------------------------------------
 
     def _get(self, key: str) -> Steps[Row | None]:
-        names, reply = self._names(key), None
+        names, left = self._names(key), None
         if not self.reads:
             yield from self._close_gate_once()
         elif time.monotonic() >= self._reads_after:
-            reply = yield from self._ask(READ, names)
-            if reply and reply[0] == NO_LEASE:
-                leased = yield from self._renew_lease(*reply[1:])
-                reply = (yield from self._ask(READ, names)) if leased else None
-        if reply and reply[0] == HIT and (copy := decode(reply[1])) is not None:
-            tell(type(self), CACHE_HIT)
-            return copy
-        tell(type(self), CACHE_MISS if reply and reply[0] != NO_LEASE else CACHE_BYPASSED)
+            copy = yield from self._find_copy(names)
+            if copy is None:
+                left = yield from self._ask(LEAVE, names)
+                if left and left[0] == NO_LEASE:
+                    leased = yield from self._renew_lease(*left[1:])
+                    copy = (yield from self._find_copy(names)) if leased else None
+                    left = (yield from self._ask(LEAVE, names)) if leased and not copy else None
+            if copy is not None:
+                tell(type(self), CACHE_HIT)
+                return copy
+        tell(type(self), CACHE_BYPASSED if not left or left[0] == NO_LEASE else CACHE_MISS)
         row = yield from call(CachedStrategy.in_store, SealedStrategy.get, key)
-        if reply and reply[0] == FILL and row is not None and is_worth_a_copy(row):
-            yield from self._put_in(names, reply[1], row)
+        if left and left[0] == FILL and row is not None and is_worth_a_copy(row):
+            yield from self._put_in(names, left[1], row)
         return row
+
+    def _find_copy(self, names: list[str]) -> Steps[Row | None]:
+        if self._breaker.is_open():
+            return None
+        with self._breaker:
+            found, process = yield from call(CachedStrategy.find_in_cache, names)
+            if not isinstance(found, list) or len(found) != len(names):
+                raise StrategyUnavailable("The cache answered another question.")
+            lease, entry = found
+            return find_copy(lease, entry, process)
+        return None
 
     def _put_in(self, names: list[str], left: str, row: Row) -> Steps[None]:
         """Put in a copy of `row` if the cache still holds what this reader `left`."""
@@ -407,6 +421,12 @@ class CachedStrategy(SealedStrategy):
         answer: T = await getattr(self.store, f"a{verb.__name__}")(*arguments)
         return answer
 
+    def find_in_cache(self, names: list[str]) -> tuple[Any, str | None]:
+        return self.cache.clients.identify("MGET", *names)
+
+    async def afind_in_cache(self, names: list[str]) -> tuple[Any, str | None]:
+        return await self.cache.clients.aidentify("MGET", *names)
+
     def in_cache(self, script: str, names: list[str], *values: Any) -> Any:
         return self.cache.clients.repeatable_script(script, names, *values)
 
@@ -449,15 +469,12 @@ class CachedStrategy(SealedStrategy):
         if self._breaker.is_open() and not insist:
             return None
         token = _new_token()
-        try:
+        with self._breaker:
             reply = yield from call(CachedStrategy.in_cache, script, names, token, *values)
             if not isinstance(reply, list) or reply[:1] != [token]:
                 raise StrategyUnavailable("The cache answered another question.")
-        except (StrategyUnavailable, RedisError) as error:
-            self._breaker.open(error)
-            return None
-        self._breaker.close()
-        return reply[1:]
+            return reply[1:]
+        return None
 
     def _names(self, key: str) -> list[str]:
         alias = self.alias

@@ -1,4 +1,4 @@
-"""Copies of a store's rows in Redis: how they look, and the scripts that read and write them.
+"""Copies of a store's rows in Redis: how they look, and the scripts around them.
 
 `cached` has the argument why no copy is out of date.
 """
@@ -17,7 +17,7 @@ _FILLING = 10_000  # milliseconds
 _MARKED = 60_000  # milliseconds, longer than any statement may take
 _LONGEST = timedelta(days=1)  # of a copy
 
-HIT, FILL, PASS, NO_LEASE, SETTLED = range(5)
+FILL, PASS, NO_LEASE, SETTLED = range(4)
 
 # KEYS: the lease and the entry. ARGV begins with the token of the question, and each reply with it,
 # so a reply to another question shows.
@@ -43,16 +43,16 @@ _STAMP = """
 local now = redis.call('TIME')
 local stamp = ARGV[1] .. string.format('%d%06d', now[1], now[2])
 """
-READ = f"""
+# For a reader that found no copy.
+LEAVE = f"""
 {_FIND_LEASE}
 if none then return none end
 {_HELD_BY}
 local kind = string.sub(held, 1, 1)
 if kind == 'w' then return {{ARGV[1], {PASS}}} end
 if kind ~= '' and string.sub(held, 2, {TOKEN + 1}) == lease then
-    local rest = string.sub(held, {TOKEN + 2})
-    if kind == 'r' then return {{ARGV[1], {HIT}, rest}} end
-    if string.sub(rest, 1, {TOKEN}) ~= ARGV[1] then return {{ARGV[1], {PASS}}} end
+    local by = string.sub(held, {TOKEN + 2}, {2 * TOKEN + 1})
+    if kind == 'r' or by ~= ARGV[1] then return {{ARGV[1], {PASS}}} end
 end
 {_STAMP}
 if redis.pcall('SET', KEYS[2], 'f' .. lease .. stamp, 'PX', {_FILLING}).err then
@@ -121,10 +121,15 @@ def encode(row: Row) -> tuple[str, int]:
     return copy, max(1, lasts // timedelta(milliseconds=1))
 
 
-def decode(copy: str) -> Row | None:
-    """Return the row, or ``None`` if this is no copy of ours."""
+def find_copy(lease: object, entry: object, process: str | None) -> Row | None:
+    """Return the row of an entry that is a copy, and counts because this process of the server has
+    a lease."""
+    if not (isinstance(lease, str) and isinstance(entry, str)) or lease[TOKEN:] != process:
+        return None
+    if not entry.startswith(f"r{lease[:TOKEN]}"):
+        return None
     try:
-        expires, created, record = copy.split("\n", 2)
+        expires, created, record = entry[TOKEN + 1 :].split("\n", 2)
         return Row(Hidden(record), datetime.fromisoformat(expires), datetime.fromisoformat(created))
     except ValueError:
         return None

@@ -43,12 +43,14 @@ from .base import Answers, StrategyUnavailable
 from .loops import PerLoop
 from .redis_connections import Connections, LoopClients
 from .redis_exchange import (
+    IDENTIFY,
     Command,
     aexchange_over,
     aexchange_through,
     ends_connection,
     exchange_over,
     exchange_through,
+    find_process,
     is_instrumented,
     is_outage,
 )
@@ -128,6 +130,11 @@ class RedisClients:
     def execute(self, *command: Any) -> Any:
         return run(self, self.execute_steps(*command))
 
+    def identify(self, *command: Any) -> tuple[Any, str | None]:
+        """`execute`, and return also which process of a server has replied, by its ``run_id``."""
+        answer: tuple[Any, str | None] = run(self, self._send_steps(command, True, True))
+        return answer
+
     def write(self, *command: Any) -> Any:
         return run(self, self.write_steps(*command))
 
@@ -161,6 +168,10 @@ class RedisClients:
     async def aexecute(self, *command: Any) -> Any:
         return await arun(self, self.execute_steps(*command))
 
+    async def aidentify(self, *command: Any) -> tuple[Any, str | None]:
+        answer: tuple[Any, str | None] = await arun(self, self._send_steps(command, True, True))
+        return answer
+
     async def awrite(self, *command: Any) -> Any:
         return await arun(self, self.write_steps(*command))
 
@@ -185,7 +196,9 @@ class RedisClients:
     def script_steps(self, script: str, keys: list[str], *values: Any) -> Steps[Any]:
         return self.write_steps(*_call_script(script, keys, values))
 
-    def _send_steps(self, command: Command, repeatable: bool = False) -> Steps[Any]:
+    def _send_steps(
+        self, command: Command, repeatable: bool = False, identifies: bool = False
+    ) -> Steps[Any]:
         """Send a command to the server that has its key. If that one fails, raise.
 
         A `repeatable` command that fails on a pooled connection is sent once more on a new one.
@@ -195,6 +208,7 @@ class RedisClients:
         with _answers:
             servers = self._found or (yield ("_servers",))
             waits = servers.waits(self.replicas) if self.replicas and not repeatable else []
+            others = [IDENTIFY] if identifies else waits
             limit = servers.timeout / 2 if repeatable else None
             late = time.monotonic() + servers.timeout * 0.75
             key = command[3] if command[0] in ("EVAL", "EVALSHA") else command[1]
@@ -205,7 +219,7 @@ class RedisClients:
                 client = (
                     redirected or servers.find(key) or (yield from self._find_anew(servers, key))
                 )
-                commands = [*asking, command, *waits]
+                commands = [*asking, command, *others]
                 try:
                     replies = yield "_exchange", servers, client, commands, limit, anew
                 except Exception as error:
@@ -232,7 +246,8 @@ class RedisClients:
                 raise reply
             if waits:
                 yield from self._confirm_steps(servers, client, key, reply, answers)
-            return _decode_reply(reply)
+            decoded = _decode_reply(reply)
+            return (decoded, find_process(answers[0])) if identifies else decoded
 
     def _confirm_steps(
         self, servers: Servers, client: Client, key: Any, reply: Any, answers: list[Any]
@@ -349,9 +364,10 @@ class RedisClients:
         if anew:
             return _exchange_anew(client, commands, limit)
         connection = connections.take(repeatable=limit is not None)
-        usable = False
+        line, usable = connections.line(connection), False
         try:
-            replies = exchange_over(connection, commands, limit)
+            replies = exchange_over(connection, line.leave_out_known(commands), limit)
+            line.learn(commands, replies)
             usable = servers.has(client) and not any(map(ends_connection, replies))
             return replies
         finally:
@@ -379,9 +395,10 @@ class RedisClients:
             if is_instrumented(twin):
                 await loop.give_back(pool, connection, usable=True)
                 return await aexchange_through(twin, commands)
-            usable = False
+            line, usable = loop.line(connection), False
             try:
-                replies = await aexchange_over(connection, commands)
+                replies = await aexchange_over(connection, line.leave_out_known(commands))
+                line.learn(commands, replies)
                 usable = servers.has(client) and not any(map(ends_connection, replies))
                 return replies
             finally:

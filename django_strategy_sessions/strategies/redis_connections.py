@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import MutableMapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -14,6 +15,7 @@ from redis.asyncio import Redis as AsyncRedis
 from redis.asyncio import connection as async_connections
 from redis.exceptions import RedisError
 
+from .redis_exchange import IDENTIFY, Command, find_process
 from .redis_servers import Client, find_counterpart
 
 # The async counterparts of connection classes, by name.
@@ -24,7 +26,48 @@ _ASYNC = {
 }
 
 
-class Connections:
+class Line:
+    """What is known of a connection."""
+
+    def __init__(self, connection: Any) -> None:
+        self.idle_since: float | None = None
+        self._process: str | None = None  # of the server, which ends with the connection
+        connection.register_connect_callback(self._forget)
+
+    def _forget(self, connection: Any) -> None:
+        self._process = None
+
+    def leave_out_known(self, commands: list[Command]) -> list[Command]:
+        """Return the commands to send: without `IDENTIFY`, the last, if the reply is known."""
+        return commands[:-1] if self._process and commands[-1] is IDENTIFY else commands
+
+    def learn(self, commands: list[Command], replies: list[Any]) -> None:
+        """Take note of the reply to `IDENTIFY`, or add it to `replies` if it was left out."""
+        if commands[-1] is not IDENTIFY:
+            return
+        if len(replies) < len(commands):
+            # It is not known any more if the connection had to connect again.
+            replies.append(self._process)
+        self._process = find_process(replies[-1])
+
+
+class _Lines:
+    _idle: float
+    _lines: MutableMapping[Any, Line]
+
+    def line(self, connection: Any) -> Line:
+        line = self._lines.get(connection)
+        if line is None:
+            line = self._lines[connection] = Line(connection)
+        return line
+
+    def _was_idle(self, connection: Any) -> bool:
+        """Whether it was idle for so long that something in between may have forgotten it."""
+        since = self.line(connection).idle_since
+        return since is not None and time.monotonic() - since > self._idle
+
+
+class Connections(_Lines):
     """Takes connections from the pool of a client, and keeps them from one command to the next.
 
     To redis-py's pool, lending a connection is more work than a command is: it locks, counts, and
@@ -38,7 +81,7 @@ class Connections:
             type(pool) is ConnectionPool and "credential_provider" not in pool.connection_kwargs
         )
         self._kept: dict[int, list[Any]] = {}  # by process: a forked one leaves its parent's alone
-        self._idle_since: dict[Any, float] = {}
+        self._lines = {}
 
     def take(self, anew: bool = False, repeatable: bool = False) -> Any:
         """Take a connection. Reconnect it if it was idle for too long, or if it is dead.
@@ -50,8 +93,7 @@ class Connections:
         except IndexError:
             connection = self._pool.get_connection()
         try:
-            now = time.monotonic()
-            was_idle = now - self._idle_since.get(connection, now) > self._idle
+            was_idle = self._was_idle(connection)
             if anew or was_idle or not (repeatable or _is_alive(connection)):
                 connection.disconnect()
                 connection.connect()
@@ -63,7 +105,7 @@ class Connections:
     def give_back(self, connection: Any, usable: bool) -> None:
         if not usable:  # A late reply would reach the next caller.
             connection.disconnect()
-        self._idle_since[connection] = time.monotonic()
+        self.line(connection).idle_since = time.monotonic()
         if usable and self._keeps:
             self._kept[os.getpid()].append(connection)
         else:
@@ -72,17 +114,17 @@ class Connections:
     def offer(self, anew: bool) -> None:
         """Give the pool a connection that is alive: its client takes this one next."""
         connection = self.take(anew)
-        self._idle_since[connection] = time.monotonic()
+        self.line(connection).idle_since = time.monotonic()
         self._pool.release(connection)
 
 
-class LoopClients:
+class LoopClients(_Lines):
     """The clients of one event loop: an async twin for each sync client."""
 
     def __init__(self, timeout: float, idle: float) -> None:
         self.refreshing: asyncio.Lock = asyncio.Lock()
         self._timeout, self._idle = timeout, idle
-        self._idle_since: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
+        self._lines = WeakKeyDictionary()
         self._twins: dict[Client, AsyncRedis] = {}
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
@@ -106,7 +148,7 @@ class LoopClients:
     async def take(self, pool: Any, anew: bool) -> Any:
         connection = await pool.get_connection()
         try:
-            if anew or self._idle_seconds(connection) > self._idle:
+            if anew or self._was_idle(connection):
                 await connection.disconnect(nowait=True)
                 await connection.connect()
         except BaseException:
@@ -117,12 +159,8 @@ class LoopClients:
     async def give_back(self, pool: Any, connection: Any, usable: bool) -> None:
         if not usable:  # A late reply would reach the next caller.
             await connection.disconnect(nowait=True)
-        self._idle_since[connection] = time.monotonic()
+        self.line(connection).idle_since = time.monotonic()
         await pool.release(connection)
-
-    def _idle_seconds(self, connection: Any) -> float:
-        now = time.monotonic()
-        return now - self._idle_since.get(connection, now)
 
     def _begin_to_shrink(self) -> None:
         self._timer = None
@@ -139,7 +177,7 @@ class LoopClients:
                 if not free[-1].is_connected:
                     break
             for connection in reversed(free):
-                if self._idle_seconds(connection) > self._idle:
+                if self._was_idle(connection):
                     await connection.disconnect(nowait=True)
                 left = left or connection.is_connected
                 await pool.release(connection)

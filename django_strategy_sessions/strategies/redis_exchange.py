@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from inspect import signature
 from pathlib import Path
@@ -24,6 +25,8 @@ from redis.exceptions import (
 from ..hidden import HiddenBytes
 
 Command = tuple[Any, ...]
+
+IDENTIFY: Command = ("INFO", "server")  # asks which process of a server this is
 
 _REDIS_PY = str(Path(redis.__file__).parent)
 
@@ -115,6 +118,16 @@ async def aexchange_through(client: Any, commands: list[Command]) -> list[Any]:
 
 
 # -- what a reply or an error means ----------------------------------------------------------------
+
+
+def find_process(reply: Any) -> str | None:
+    """Return the process's name in a reply to `IDENTIFY`, which may be that name already."""
+    if isinstance(reply, dict):  # redis-py's client has read it
+        reply = reply.get("run_id")
+    if isinstance(reply, bytes):
+        found = re.search(rb"run_id:(\w+)", reply)
+        return found[1].decode() if found else None
+    return reply if isinstance(reply, str) else None
 
 
 def ends_connection(reply: Any) -> bool:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from contextlib import closing
 
 import pytest
+from redis import Redis
 
 from django_strategy_sessions.testing import later
 
-from .test_outages import end
+from .test_outages import end, reads_copies
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "postgres"])
 ENTRIES = ("r", "rubbish", "w", "w1 ", "wrong", "f", "\n")
 DENIED = ("-eval -evalsha", "-set", "-info", "-del")
-REPLIES = (1, "text", [], [1], ["the token of another", 2, "a copy"])
+REPLIES = (1, "text", [], [1], [1, 2], ["the token of another", 2, "a copy"])
 
 
 @pytest.fixture
@@ -68,6 +69,7 @@ def test_a_cache_that_permits_too_little_is_one_that_does_not_answer(
 def test_a_reply_to_another_question_counts_as_none(monkeypatch, server, make, one, stored, reply):
     crossed = make(server.url)
     monkeypatch.setattr(crossed, "in_cache", lambda *_given: reply)
+    monkeypatch.setattr(crossed, "find_in_cache", lambda _names: (reply, "a process"))
     assert crossed.load(stored.session_id).data == {"cart": 1}
     crossed.delete_data(stored.session_id)
     assert one.load(stored.session_id) is None
@@ -78,3 +80,13 @@ def test_a_script_that_the_cache_has_forgotten_is_sent_again(call, server, one, 
         client.script_flush()
     assert call(one, "load", stored.session_id).data == {"cart": 1}
     assert not one._breaker.is_open()
+
+
+def test_a_client_that_a_tracer_wraps_reads_copies(monkeypatch, one, stored):
+    """Though it does not tell over which connection."""
+
+    def traced(client, *command, execute=Redis.execute_command, **options):
+        return execute(client, *command, **options)
+
+    monkeypatch.setattr(Redis, "execute_command", traced)
+    assert reads_copies(one, stored)

@@ -23,6 +23,7 @@ def stored(one, quick):
 
 def test_a_late_question_does_not_let_a_reader_put_in_what_a_logout_removed(one, other, stored):
     reader = Request("read", one, stored)
+    reader.go_on()  # finds no copy
     reader.go_on()  # leaves its token
     reader.go_on()  # reads the store
     other.delete_data(stored.session_id)

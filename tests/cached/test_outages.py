@@ -10,7 +10,7 @@ import pytest
 from django.db import connections
 from django.test.utils import CaptureQueriesContext
 
-from django_strategy_sessions.strategies import copies
+from django_strategy_sessions.strategies import cached, copies
 from django_strategy_sessions.strategies.base import StrategyUnavailable
 from django_strategy_sessions.strategies.breaker import Breaker
 from django_strategy_sessions.testing import later
@@ -86,6 +86,27 @@ def test_a_cache_that_restarts_with_old_contents_does_not_show_them(
     with closing(server.client()) as client:
         assert client.dbsize()
     assert is_done(act, call(other, "load", stored.session_id))
+
+
+@acts
+def test_a_cache_that_restarts_within_a_lease_does_not_show_old_contents(
+    call, monkeypatch, server, one, other, stored, act
+):
+    """Connections that are kept know which process of the server they reach, until they end."""
+    monkeypatch.setattr(cached, "_PAUSE", 0)
+    lease, _ = one._names("")
+    with closing(server.client()) as client:
+        client.pexpire(lease, 60_000)
+        call(other, "load", stored.session_id)
+        client.save()
+    act(call, one, stored)
+    server.kill()
+    server.start()
+    for _ in range(3):
+        assert is_done(act, call(other, "load", stored.session_id))
+    with closing(server.client()) as client:
+        assert client.exists(lease)
+        client.flushall()
 
 
 @acts

@@ -209,6 +209,39 @@ def test_commands_go_through_an_instrumented_client(server, make, call, monkeypa
         call(clients, "execute", "LLEN", KEY)
 
 
+# -- which process of a server replies -------------------------------------------------------------
+
+
+def test_replies_name_the_process_that_gave_them(make, call, monkeypatch):
+    """A client that a tracer wraps does not tell its connection, so it is asked each time."""
+    with Valkey() as server:
+        clients = make(server.url)
+        call(clients, "write", "SET", KEY, "1")
+        first = call(clients, "identify", "GET", KEY)
+        assert first == call(clients, "identify", "GET", KEY)
+        for client in (redis.Redis, redis.asyncio.Redis):
+            monkeypatch.setattr(client, "execute_command", wrapped(client.execute_command, []))
+        assert first == call(clients, "identify", "GET", KEY)
+        monkeypatch.undo()
+        reply, process = first
+        assert reply == "1"
+        server.kill()
+        server.start()
+        with closing(server.client()) as client:
+            replaced = client.info("server")["run_id"]
+        assert replaced != process
+        for _ in range(3):
+            assert call(clients, "identify", "GET", KEY)[1] == replaced
+
+
+def test_the_process_is_asked_once_per_connection(server, make, call):
+    clients = make(server.url)
+    with watched(server) as sent:
+        for _ in range(3):
+            call(clients, "identify", "GET", KEY)
+    assert sent == [f"GET {KEY}", "INFO server", f"GET {KEY}", f"GET {KEY}"]
+
+
 # -- what cannot serve -----------------------------------------------------------------------------
 
 
