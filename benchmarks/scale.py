@@ -15,8 +15,9 @@ class Scale:
     rounds: int = 15
     # requests in one event loop; and to servers
     loop_rounds: int = 15
-    site_rounds: int = 5
-    site_seconds: float = 1.2  # of one side, in a round
+    site_processes: int = 4  # of each side, one after the other
+    site_rounds: int = 4  # with each
+    site_seconds: float = 0.4  # of one side, in a round
     # growth
     growth_rounds: int = 20
     table_rows: tuple[int, ...] = (10_000, 100_000, 1_000_000)
@@ -44,6 +45,7 @@ SHORT = Scale(
     sizes=("1 kB",),
     rounds=3,
     loop_rounds=3,
+    site_processes=1,
     site_rounds=1,
     site_seconds=0.3,
     growth_rounds=2,
@@ -67,6 +69,7 @@ SMOKE = Scale(
     sizes=("1 kB",),
     rounds=1,
     loop_rounds=1,
+    site_processes=1,
     site_rounds=1,
     site_seconds=0.05,
     growth_rounds=1,

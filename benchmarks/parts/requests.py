@@ -33,22 +33,26 @@ def measured(scale: Scale) -> Section:
     empty()
     names = register(AT_ONCE)
     cells: Cells = {}
-    for interface, server in SERVERS.items():
+    # Two processes of one site differ by up to a tenth, for as long as they live.
+    for interface, server in list(SERVERS.items()) * scale.site_processes:
         with asyncio.Runner() as runner, _visited(interface, names, runner) as visitors:
             for verb in VERBS:
 
                 def batch(name: str, verb: str = verb, visitors: Visitors = visitors) -> float:
                     return runner.run(time_per_visit(visitors[name], verb, scale.site_seconds))
 
-                cells[server, verb] = turn_about(list(visitors), scale.site_rounds, batch)
+                times = cells.setdefault((server, verb), {})
+                for name, more in turn_about(list(visitors), scale.site_rounds, batch).items():
+                    times.setdefault(name, []).extend(more)
     about = (
         f"A site with the middleware of `startproject`, and {AT_ONCE} users who have logged in with"
         " Django's own forms of authentication. Each asks for a page, and when it has come for the"
         " next: one that *reads* the user and a session of 1 kB, one that *writes* the session, or"
         " a *login* (from login to login; its password is hashed with MD5, or that were all it"
         " takes). gunicorn has one process with as many threads as there are users, uvicorn one"
-        " process, with uvloop and httptools. Under uvicorn Django's database connections come from"
-        " its own pool. The visitors have the CPU of the databases, the site has its own."
+        " process, with uvloop and httptools; each is started several times, because two processes"
+        " of one site differ. Under uvicorn Django's database connections come from its own pool."
+        " The visitors have the CPU of the databases, the site has its own."
     )
     return Section(
         "Requests a second", about, [_ratios(cells), _rates(cells)], {"requests": _plot(cells)}
