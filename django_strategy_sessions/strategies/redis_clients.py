@@ -363,15 +363,14 @@ class RedisClients:
             return exchange_through(client, commands)
         if anew:
             return _exchange_anew(client, commands, limit)
-        connection = connections.take(repeatable=limit is not None)
-        line, usable = connections.line(connection), False
+        line, usable = connections.take(repeatable=limit is not None), False
         try:
-            replies = exchange_over(connection, line.leave_out_known(commands), limit)
+            replies = exchange_over(line.connection, line.leave_out_known(commands), limit)
             line.learn(commands, replies)
             usable = servers.has(client) and not any(map(ends_connection, replies))
             return replies
         finally:
-            connections.give_back(connection, usable)
+            connections.give_back(line, usable)
 
     def _add_connections(self, client: Client) -> Connections:
         made = Connections(client.connection_pool, self.idle)
@@ -391,18 +390,18 @@ class RedisClients:
         twin = loop.twin(client)
         pool: Any = twin.connection_pool
         async with asyncio.timeout(limit):
-            connection = await loop.take(pool, anew)
+            line = await loop.take(pool, anew)
             if is_instrumented(twin):
-                await loop.give_back(pool, connection, usable=True)
+                await loop.give_back(pool, line, usable=True)
                 return await aexchange_through(twin, commands)
-            line, usable = loop.line(connection), False
+            usable = False
             try:
-                replies = await aexchange_over(connection, line.leave_out_known(commands))
+                replies = await aexchange_over(line.connection, line.leave_out_known(commands))
                 line.learn(commands, replies)
                 usable = servers.has(client) and not any(map(ends_connection, replies))
                 return replies
             finally:
-                await loop.give_back(pool, connection, usable)
+                await loop.give_back(pool, line, usable)
 
     # -- what `manage.py check` can see ------------------------------------------------------------
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import MutableMapping
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from redis import ConnectionPool
 from redis.asyncio import BlockingConnectionPool as AsyncConnectionPool
@@ -27,15 +25,20 @@ _ASYNC = {
 
 
 class Line:
-    """What is known of a connection."""
+    """A connection, and what is known of it."""
 
     def __init__(self, connection: Any) -> None:
+        self.connection = connection
         self.idle_since: float | None = None
         self._process: str | None = None  # of the server, which ends with the connection
         connection.register_connect_callback(self._forget)
 
     def _forget(self, connection: Any) -> None:
         self._process = None
+
+    def was_idle(self, seconds: float) -> bool:
+        """Whether it was idle for longer, so that something in between may have forgotten it."""
+        return self.idle_since is not None and time.monotonic() - self.idle_since > seconds
 
     def leave_out_known(self, commands: list[Command]) -> list[Command]:
         """Return the commands to send: without `IDENTIFY`, the last, if the reply is known."""
@@ -45,29 +48,13 @@ class Line:
         """Take note of the reply to `IDENTIFY`, or add it to `replies` if it was left out."""
         if commands[-1] is not IDENTIFY:
             return
-        if len(replies) < len(commands):
-            # It is not known any more if the connection had to connect again.
+        if len(replies) == len(commands):
+            self._process = find_process(replies[-1])
+        else:  # it is no longer known if the connection had to connect again
             replies.append(self._process)
-        self._process = find_process(replies[-1])
 
 
-class _Lines:
-    _idle: float
-    _lines: MutableMapping[Any, Line]
-
-    def line(self, connection: Any) -> Line:
-        line = self._lines.get(connection)
-        if line is None:
-            line = self._lines[connection] = Line(connection)
-        return line
-
-    def _was_idle(self, connection: Any) -> bool:
-        """Whether it was idle for so long that something in between may have forgotten it."""
-        since = self.line(connection).idle_since
-        return since is not None and time.monotonic() - since > self._idle
-
-
-class Connections(_Lines):
+class Connections:
     """Takes connections from the pool of a client, and keeps them from one command to the next.
 
     To redis-py's pool, lending a connection is more work than a command is: it locks, counts, and
@@ -80,51 +67,51 @@ class Connections(_Lines):
         self._keeps = (
             type(pool) is ConnectionPool and "credential_provider" not in pool.connection_kwargs
         )
-        self._kept: dict[int, list[Any]] = {}  # by process: a forked one leaves its parent's alone
-        self._lines = {}
+        self._kept: dict[int, list[Line]] = {}  # by process: a forked one leaves its parent's alone
+        self._lines: dict[Any, Line] = {}
 
-    def take(self, anew: bool = False, repeatable: bool = False) -> Any:
+    def take(self, anew: bool = False, repeatable: bool = False) -> Line:
         """Take a connection. Reconnect it if it was idle for too long, or if it is dead.
 
         A command that is `repeatable` finds out by itself whether it is dead.
         """
         try:
-            connection = self._kept.setdefault(os.getpid(), []).pop()
+            line = self._kept.setdefault(os.getpid(), []).pop()
         except IndexError:
-            connection = self._pool.get_connection()
+            line = _find_line(self._lines, self._pool.get_connection())
+        connection = line.connection
         try:
-            was_idle = self._was_idle(connection)
-            if anew or was_idle or not (repeatable or _is_alive(connection)):
+            if anew or line.was_idle(self._idle) or not (repeatable or _is_alive(connection)):
                 connection.disconnect()
                 connection.connect()
         except BaseException:
             self._pool.release(connection)
             raise
-        return connection
+        return line
 
-    def give_back(self, connection: Any, usable: bool) -> None:
+    def give_back(self, line: Line, usable: bool) -> None:
         if not usable:  # A late reply would reach the next caller.
-            connection.disconnect()
-        self.line(connection).idle_since = time.monotonic()
+            line.connection.disconnect()
+        line.idle_since = time.monotonic()
         if usable and self._keeps:
-            self._kept[os.getpid()].append(connection)
+            self._kept[os.getpid()].append(line)
         else:
-            self._pool.release(connection)
+            self._pool.release(line.connection)
 
     def offer(self, anew: bool) -> None:
         """Give the pool a connection that is alive: its client takes this one next."""
-        connection = self.take(anew)
-        self.line(connection).idle_since = time.monotonic()
-        self._pool.release(connection)
+        line = self.take(anew)
+        line.idle_since = time.monotonic()
+        self._pool.release(line.connection)
 
 
-class LoopClients(_Lines):
+class LoopClients:
     """The clients of one event loop: an async twin for each sync client."""
 
     def __init__(self, timeout: float, idle: float) -> None:
         self.refreshing: asyncio.Lock = asyncio.Lock()
         self._timeout, self._idle = timeout, idle
-        self._lines = WeakKeyDictionary()
+        self._lines: dict[Any, Line] = {}
         self._twins: dict[Client, AsyncRedis] = {}
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
@@ -145,22 +132,22 @@ class LoopClients(_Lines):
             self._twins[client] = AsyncRedis(connection_pool=twins)
         return self._twins[client]
 
-    async def take(self, pool: Any, anew: bool) -> Any:
-        connection = await pool.get_connection()
+    async def take(self, pool: Any, anew: bool) -> Line:
+        line = _find_line(self._lines, await pool.get_connection())
         try:
-            if anew or self._was_idle(connection):
-                await connection.disconnect(nowait=True)
-                await connection.connect()
+            if anew or line.was_idle(self._idle):
+                await line.connection.disconnect(nowait=True)
+                await line.connection.connect()
         except BaseException:
-            await self.give_back(pool, connection, usable=False)
+            await self.give_back(pool, line, usable=False)
             raise
-        return connection
+        return line
 
-    async def give_back(self, pool: Any, connection: Any, usable: bool) -> None:
+    async def give_back(self, pool: Any, line: Line, usable: bool) -> None:
         if not usable:  # A late reply would reach the next caller.
-            await connection.disconnect(nowait=True)
-        self.line(connection).idle_since = time.monotonic()
-        await pool.release(connection)
+            await line.connection.disconnect(nowait=True)
+        line.idle_since = time.monotonic()
+        await pool.release(line.connection)
 
     def _begin_to_shrink(self) -> None:
         self._timer = None
@@ -177,7 +164,7 @@ class LoopClients(_Lines):
                 if not free[-1].is_connected:
                     break
             for connection in reversed(free):
-                if self._was_idle(connection):
+                if _find_line(self._lines, connection).was_idle(self._idle):
                     await connection.disconnect(nowait=True)
                 left = left or connection.is_connected
                 await pool.release(connection)
@@ -191,6 +178,13 @@ class LoopClients(_Lines):
             await self._shrinking
         for twin in self._twins.values():
             await twin.connection_pool.disconnect()
+
+
+def _find_line(lines: dict[Any, Line], connection: Any) -> Line:
+    line = lines.get(connection)
+    if line is None:
+        line = lines[connection] = Line(connection)
+    return line
 
 
 def _is_alive(connection: Any) -> bool:
