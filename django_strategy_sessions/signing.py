@@ -38,13 +38,31 @@ def unsign(key: object, cookie_name: str, secrets: Secrets | None = None) -> str
     """Return the id in a session key, or ``None`` if the key does not verify."""
     if not isinstance(key, str):  # for example the Morsel that some tests pass
         return None
-    session_id, dot, given = map(Hidden, key.rpartition("."))
-    if not (session_id and dot and len(given) == KEY_MAC_LENGTH and given.isascii()):
+    try:
+        return _verify(key, cookie_name, secrets or project_secrets())
+    except _Forged:
         return None
-    for secret in secrets or project_secrets():
-        if hmac.compare_digest(_key_mac(session_id, cookie_name, secret), given):
-            return session_id
-    return None
+
+
+class _Forged(Exception):
+    pass
+
+
+@lru_cache(maxsize=256)
+def _verify(key: str, cookie_name: str, secrets: Secrets) -> str:
+    """Return the id in a session key. Raises `_Forged` if the key does not verify.
+
+    Keys that verified are remembered, because browsers send the same key again and again. A forged
+    key is not, because a cache keeps no exceptions, so forged keys cannot push others out. Time
+    tells nothing about a key that is remembered: the cache compares hashes before texts, and the
+    hash of a guess tells nothing about how much of the guess is right.
+    """
+    session_id, dot, given = map(Hidden, key.rpartition("."))
+    if session_id and dot and len(given) == KEY_MAC_LENGTH and given.isascii():
+        for secret in secrets:
+            if hmac.compare_digest(_key_mac(session_id, cookie_name, secret), given):
+                return session_id
+    raise _Forged
 
 
 def mac(purpose: str, secret: bytes, *message: bytes | memoryview) -> str:

@@ -10,7 +10,7 @@ from django.core.exceptions import ImproperlyConfigured
 from hypothesis import given
 from hypothesis import strategies as st
 
-from django_strategy_sessions import records
+from django_strategy_sessions import records, signing
 from django_strategy_sessions.signing import checked_secrets, project_secrets, sign, unsign
 from django_strategy_sessions.values import encode_all
 
@@ -34,15 +34,20 @@ def test_the_newest_secret_signs_and_all_verify():  # React Router 95
 
 
 def test_a_secret_that_was_removed_ends_its_keys():  # React Router 97
-    assert unsign(sign(SESSION_ID, "c", (OLD,)), "c", (NEW,)) is None
+    key = sign(SESSION_ID, "c", (OLD,))
+    assert unsign(key, "c", (NEW, OLD)) == SESSION_ID  # and is remembered
+    assert unsign(key, "c", (NEW,)) is None
 
 
 def test_a_key_does_not_verify_in_another_cookie():
-    assert unsign(sign(SESSION_ID, "one", (NEW,)), "other", (NEW,)) is None
+    key = sign(SESSION_ID, "one", (NEW,))
+    assert unsign(key, "one", (NEW,)) == SESSION_ID  # and is remembered
+    assert unsign(key, "other", (NEW,)) is None
 
 
 def test_no_single_change_of_a_key_verifies():
     key = sign(SESSION_ID, "c", (NEW,))
+    assert unsign(key, "c", (NEW,)) == SESSION_ID  # and is remembered
     for position in range(len(key)):
         for letter in "Az0-_.= \0é":
             changed = key[:position] + letter + key[position + 1 :]
@@ -53,14 +58,31 @@ def test_no_single_change_of_a_key_verifies():
     assert unsign(key.swapcase(), "c", (NEW,)) is None
 
 
+@pytest.fixture
+def verified():
+    """The cache of keys that verified, empty."""
+    signing._verify.cache_clear()
+    yield signing._verify
+    signing._verify.cache_clear()
+
+
 @pytest.mark.parametrize("answer", [True, False])
-def test_keys_are_compared_in_constant_time(monkeypatch, answer):
+def test_keys_are_compared_in_constant_time(monkeypatch, verified, answer):
     key, record = sign(SESSION_ID, "sessionid"), records.seal(SESSION_ID, encode_all({"a": 1}))
     forged = SESSION_ID + "." + "A" * 17, "A" * records.MAC_LENGTH + record[records.MAC_LENGTH :]
     monkeypatch.setattr(hmac, "compare_digest", lambda one, other: answer)
     for given_key, given_record in ((key, record), forged):
         assert (unsign(given_key, "sessionid") == SESSION_ID) is answer
         assert (records.unseal(SESSION_ID, given_record) is not None) is answer
+
+
+def test_forged_keys_are_not_remembered_and_push_none_out(verified):
+    key = sign(SESSION_ID, "c", (NEW,))
+    assert unsign(key, "c", (NEW,)) == SESSION_ID
+    for number in range(1000):
+        assert unsign(f"{SESSION_ID}.{number:017}", "c", (NEW,)) is None
+    assert unsign(key, "c", (NEW,)) == SESSION_ID
+    assert (verified.cache_info().currsize, verified.cache_info().hits) == (1, 1)
 
 
 @given(st.text(alphabet=st.characters(), max_size=100))
