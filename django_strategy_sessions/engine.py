@@ -73,37 +73,34 @@ class SessionStore(SessionBase):
     # -- reading and changing names, and flash ----------------------------------------------------
 
     def __contains__(self, name: object) -> bool:
-        self._get_session()
+        self._open()
         return self._state.find(name) is not None
 
     def has_key(self, name: str) -> bool:
         return name in self
 
     async def ahas_key(self, name: str) -> bool:
-        await self._aget_session()
+        await self._aopen()
         return self._state.find(name) is not None
 
     def __getitem__(self, name: str) -> Any:
-        self._get_session()
+        self._open()
         return self._state.read(name)
 
     def get(self, name: str, default: Any = None) -> Any:
-        self._get_session()
-        return self._read(name, default)
+        self._open()
+        return self._state.read(name, default)
 
     async def aget(self, name: str, default: Any = None) -> Any:
-        await self._aget_session()
-        return self._read(name, default)
-
-    def _read(self, name: str, default: Any) -> Any:
-        return default if self._state.find(name) is None else self._state.read(name)
+        await self._aopen()
+        return self._state.read(name, default)
 
     def pop(self, name: str, default: Any = _RAISE) -> Any:
-        self._get_session()
+        self._open()
         return self._pop(name, default)
 
     async def apop(self, name: str, default: Any = _RAISE) -> Any:
-        await self._aget_session()
+        await self._aopen()
         return self._pop(name, default)
 
     def _pop(self, name: str, default: Any) -> Any:
@@ -170,7 +167,7 @@ class SessionStore(SessionBase):
         This is React Router's ``flash``.
         """
         try:
-            self._get_session()
+            self._open()
         except Exception:
             del value
             raise
@@ -178,7 +175,7 @@ class SessionStore(SessionBase):
 
     async def aflash(self, name: str, value: Any) -> None:
         try:
-            await self._aget_session()
+            await self._aopen()
         except Exception:
             del value
             raise
@@ -195,7 +192,7 @@ class SessionStore(SessionBase):
         if state.session_id and settings.SESSION_SAVE_EVERY_REQUEST and not _in_event_loop():
             # Django's middleware saves every session that is not empty. If the record is gone, the
             # session must be empty by now, or that save would create a new record.
-            self._get_session()
+            self._open()
         return state.session_id is None and not state.data
 
     @property
@@ -247,16 +244,22 @@ class SessionStore(SessionBase):
         self._state.forget()
 
     def _get_session(self, no_load: bool = False) -> Draft:
-        self.accessed = True
-        if not self._state.loaded:
-            self._run(self._state.open(no_load))
+        self._open(no_load)
         return self._state.data
 
     async def _aget_session(self, no_load: bool = False) -> Draft:
+        await self._aopen(no_load)
+        return self._state.data
+
+    def _open(self, no_load: bool = False) -> None:
+        self.accessed = True
+        if not self._state.loaded:
+            self._run(self._state.open(no_load))
+
+    async def _aopen(self, no_load: bool = False) -> None:
         self.accessed = True
         if not self._state.loaded:
             await self._arun(self._state.open(no_load))
-        return self._state.data
 
     _session = property(_get_session)
 

@@ -10,17 +10,17 @@ stored mac, never one computed again.
 from __future__ import annotations
 
 import hmac
-import json
 import logging
 import re
 import secrets
+from collections.abc import Mapping
 from functools import lru_cache
 from hashlib import sha256
-from json.encoder import encode_basestring_ascii as quote
 
 from . import signing
 from .conf import conf
 from .hidden import Hidden
+from .lines import Lines, join
 from .values import Text, Texts, decode, serializer
 
 __all__ = [
@@ -85,7 +85,7 @@ def seal(key: str, texts: Texts, header: str = "") -> str:
     The strategy fixes the header's length. The record is ASCII if the header is. Raises
     `SessionTooLarge` if the texts exceed ``SESSION_MAX_SIZE`` bytes.
     """
-    lines = Hidden(",\n".join([f"{quote(name)}:\t{text}" for name, text in texts.items()]))
+    lines = Hidden(join(texts))
     if len(lines) > conf.SESSION_MAX_SIZE:
         raise SessionTooLarge(
             f"The session has {len(lines):,} bytes; SESSION_MAX_SIZE is {conf.SESSION_MAX_SIZE:,}."
@@ -94,14 +94,13 @@ def seal(key: str, texts: Texts, header: str = "") -> str:
     return Hidden(_mac(key, body, signing.project_secrets()[0]) + body.decode())
 
 
-def unseal(key: str, record: str, header_length: int = 0) -> Texts | None:
+def unseal(key: str, record: str, header_length: int = 0) -> Mapping[str, Text] | None:
     """Return the texts of a record. If `seal` did not make it for this key, log that: ``None``."""
     if not _is_sealed(key, record, signing.project_secrets()):
         _logger.warning("A session record that does not unseal was treated as no session.")
         return None
     made_by = record[MAC_LENGTH + header_length]
-    lines = record[MAC_LENGTH + header_length + 2 : -1]
-    texts = _split(lines)
+    texts = Lines(record, MAC_LENGTH + header_length + 2)
     other = serializer()
     if (made_by == _OTHER) != (other is not None):
         _logger.warning("A session record was written with another SESSION_SERIALIZER.")
@@ -141,15 +140,6 @@ def follow(key: str, record: str, header_length: int = 0) -> str | None:
     return body[header_length:] if _is_sealed(key, sealed, signing.project_secrets()) else None
 
 
-def _split(lines: str) -> Texts:
-    """Return the texts by name. Neither holds a raw tab or newline."""
-    texts = Texts()
-    for line in lines[1:].split(',\n"') if lines else ():
-        name, _, text = line.partition('":\t')
-        texts[json.loads(f'"{name}"') if "\\" in name else name] = Text(text)
-    return texts
-
-
 def _mac(key: str, body: bytes | memoryview, secret: bytes) -> str:
     # Keys have a fixed length, so no other key and body give the same message.
     return signing.mac("record", secret, key.encode(), body)
@@ -158,6 +148,8 @@ def _mac(key: str, body: bytes | memoryview, secret: bytes) -> str:
 def _is_sealed(key: str, record: str, secrets: signing.Secrets) -> bool:
     body = memoryview(record.encode("utf-8", "surrogatepass"))[MAC_LENGTH:]
     mac = record[:MAC_LENGTH]
-    return mac.isascii() and any(
-        hmac.compare_digest(_mac(key, body, secret), mac) for secret in secrets
-    )
+    if mac.isascii():
+        for secret in secrets:
+            if hmac.compare_digest(_mac(key, body, secret), mac):
+                return True
+    return False

@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from threading import Lock
 from typing import Any, NamedTuple
 
 from .conf import conf
 from .draft import Draft
+from .lines import as_dict
 from .signals import LIMIT, LOGOUT, Ended, session_ended
 from .steps import Steps, call
 from .strategies.base import (
@@ -26,9 +28,12 @@ from .strategies.base import (
     owners_of,
 )
 from .turns import Turn
-from .values import Text, decode, encode, flash_name, same, text_of_name
+from .values import Text, decode, encode, flash_name, is_scalar, same, text_of_name
 
 _LONGEST_STEP = 300.0  # seconds
+_RAISE: Any = object()
+_NO_TEXTS = Texts()
+_drafting = Lock()  # one for all sessions, because it is held for microseconds
 
 
 class _UndoPoint(NamedTuple):
@@ -57,7 +62,8 @@ class State:
         self.may_follow = may_follow
         self.others: Sequence[str] = others
         self.stored: Stored | None = None
-        self.data: Draft = Draft()
+        # The texts as loaded. Once somebody asks for `data`: the draft of them.
+        self._held: Draft | Mapping[str, Any] = _NO_TEXTS
         self.loaded: bool = False  # also true once replace_data() has run
         self.spent: dict[str, Any] = {}  # flashes that were read: the save removes them
         self.is_confirmed: bool = False  # loaded only after the view returned
@@ -65,8 +71,27 @@ class State:
         self.ended: list[Ended] = []  # sessions whose end is to be announced
         self.turn: Turn = Turn()  # the request's threads and tasks share it
         self._asked = False
-        self._seen: dict[str, Any] | None = None  # the texts at `modified = False`
+        self._seen: Mapping[str, Any] | None = None  # the texts at `modified = False`
         self._undo_points: list[_UndoPoint] = []  # the latest last
+
+    @property
+    def data(self) -> Draft:
+        """The data to work on, which other code may keep and change.
+
+        It is made from the loaded texts when first asked for. A request that reads scalars never
+        asks, so it neither splits its record nor compares its data at the end.
+        """
+        held = self._held
+        if not isinstance(held, Draft):
+            with _drafting:  # all threads of the request have to get the same object
+                held = self._held
+                if not isinstance(held, Draft):
+                    held = self._held = Draft(as_dict(held))
+        return held
+
+    def _hold(self, held: Draft | Mapping[str, Any]) -> None:
+        with _drafting:  # so that no draft of what was held before replaces it
+            self._held = held
 
     def rename(self, session_id: str | None) -> None:
         """Switch to another session id, or to none. The data stays; nothing is loaded."""
@@ -76,12 +101,13 @@ class State:
         """Replace all data with `data`, without loading."""
         draft = Draft()
         draft.update(data)
-        self.data, self.spent, self.loaded = draft, {}, True
+        self._hold(draft)
+        self.spent, self.loaded = {}, True
 
     def forget(self) -> None:
         """Unload the data, so that the next access loads it from the store."""
-        self.stored, self.data, self.spent, self.loaded = None, Draft(), {}, False
-        self._seen = None
+        self._hold(_NO_TEXTS)
+        self.stored, self.spent, self.loaded, self._seen = None, {}, False, None
 
     def take_ended(self) -> list[Ended]:
         """Return the ends to announce, once."""
@@ -100,19 +126,29 @@ class State:
             raw = text_of_name(name)
         except TypeError:
             return None
-        if raw in self.data:
-            return raw
-        flash = flash_name(raw)
-        return flash if flash in self.data or flash in self.spent else None
+        return raw if raw in self._held else self._find_flash(raw)
 
-    def read(self, name: Any) -> Any:
-        """Return the value or the flash. The next save removes a flash that was read."""
-        try:
-            return self.data[name]
-        except KeyError:
+    def _find_flash(self, raw: str) -> str | None:
+        flash = flash_name(raw)
+        return flash if flash in self._held or flash in self.spent else None
+
+    def read(self, name: Any, default: Any = _RAISE) -> Any:
+        """Return the value, else the flash, which the next save then removes, else `default`."""
+        held = self._held
+        if isinstance(held, Draft) or type(name) is not str:
             raw = self.find(name)
+        elif (text := held.get(name)) is None:
+            raw = self._find_flash(name)
+        else:
+            # A scalar cannot be changed from within, so no draft needs to keep it.
+            is_final = type(text) is Text and is_scalar(text)
+            return decode(text) if is_final else self.data[name]
         if raw is None:
-            raise KeyError(name)
+            if default is _RAISE:
+                raise KeyError(name)
+            return default
+        if raw == text_of_name(name):
+            return self.data[raw]
         if raw in self.data:
             self.spent[raw] = self.data.pop(raw)
         return self.spent[raw]
@@ -129,7 +165,11 @@ class State:
     @property
     def differs(self) -> bool:
         """Whether a save would write more than a new expiry."""
-        return bool(self._encode_data(self._base) != self._base)
+        return self._differs_from(self._base)
+
+    def _differs_from(self, known: Mapping[str, Any]) -> bool:
+        # As long as the texts themselves are held, nothing can have changed.
+        return self._held is not known and bool(self._encode_data(known) != known)
 
     @property
     def modified(self) -> bool:
@@ -144,20 +184,15 @@ class State:
     def modified(self, value: bool) -> None:
         self._asked, self._seen = value, None
         if not value and self.loaded:
-            self._seen = {}
-            raw = self.data.raw()
-            for name in raw:
-                try:
-                    self._seen[name] = _text(raw, name)
-                except TypeError:
-                    self._seen[name] = None
+            held = self._held
+            self._seen = _texts_of(held.raw()) if isinstance(held, Draft) else held
 
     def _is_changed(self) -> bool:
         if self._asked:
             return True
         known = self._base if self._seen is None else self._seen
         try:
-            return bool(self._encode_data(known) != known)
+            return self._differs_from(known)
         except Exception:
             return True  # the save will raise, and name what cannot be serialized
 
@@ -183,7 +218,7 @@ class State:
 
     @property
     def _base(self) -> Mapping[str, Any]:
-        return self.stored.texts if self.stored else {}
+        return self.stored.texts if self.stored else _NO_TEXTS
 
     # -- the store ---------------------------------------------------------------------------------
 
@@ -224,7 +259,8 @@ class State:
             self.stored = yield from self.load()
             if self.stored is None:
                 self.session_id = None
-            self.data, self.loaded = Draft(self._base), True
+            self._hold(self._base)
+            self.loaded = True
 
     def insert(self, expires: datetime) -> Steps[bool]:
         """Create a record of the data under a new id. False: see `_continue_from`."""
@@ -242,10 +278,11 @@ class State:
         yield from self.take_back()
         if (stored := (yield from self._find_stored())) is None:
             return (yield from self.insert(expires))
-        texts = self._encode_data(stored.texts)
-        signs_in = brings_user(stored.texts, texts)
+        base = as_dict(stored.texts)
+        texts = self._encode_data(base)
+        signs_in = brings_user(base, texts)
         expires = _cap(expires, datetime.now(UTC) if signs_in else stored.created)
-        differs = texts != stored.texts or expires != stored.expires
+        differs = texts != base or expires != stored.expires
         asks = sends_key and not self.is_confirmed
         if not differs and (not asks or (yield from self.load()) is not None):
             return True
@@ -276,13 +313,13 @@ class State:
             expires = _cap(expires, datetime.now(UTC))
             written = yield from call(SessionStrategy.insert, Texts({name: text}), expires)
         else:
-            texts = Texts({**stored.texts, name: change})
+            texts = Texts({**as_dict(stored.texts), name: change})
             expires = _cap(expires, stored.created)
             merged = yield from call(SessionStrategy.merge, stored, texts, expires)
             if merged is None:
                 return False
             written = merged
-        if not (yield from self._continue_from(self._base, written)):
+        if not (yield from self._continue_from(as_dict(self._base), written)):
             return False
         # The result replaces the request's own unsaved value. It is decoded, so that `modified`
         # notices changes made inside it.
@@ -425,6 +462,17 @@ class State:
         count = yield from call(SessionStrategy.end_owned, owners[0], beyond)
         self.ended += [Ended(owners[0], LIMIT)] * count
         return not set(own) & set(beyond)
+
+
+def _texts_of(raw: Texts) -> dict[str, Any]:
+    """Return the text of each name, or ``None`` if its value cannot be serialized."""
+    texts: dict[str, Any] = {}
+    for name in raw:
+        try:
+            texts[name] = _text(raw, name)
+        except TypeError:
+            texts[name] = None
+    return texts
 
 
 def _text(raw: Texts, name: str) -> Any:

@@ -191,8 +191,9 @@ class Session(Generic[D, F]):
         found = self._state.find(name)
         if found is None:
             return default
-        data = self._state.data
-        return data[found] if found == text_of_name(name) else data.pop(found)
+        if found == text_of_name(name):
+            return self._state.read(found)
+        return self._state.data.pop(found)
 
     def set(self, name: str, value: Any) -> None:
         self._state.data[name] = value

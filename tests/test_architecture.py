@@ -52,7 +52,7 @@ IMPORTS = {
     "typed": set(),
     "testing": {"records", BASE, "values", "steps"},
     # the core that the faces share: texts
-    "state": {"draft", "turns", BASE, "values", "signals", "steps", "conf"},
+    "state": {"draft", "turns", BASE, "lines", "values", "signals", "steps", "conf"},
     "draft": {"values", "hidden"},
     "turns": set(),
     "asking": {BASE, "signals", "steps"},
@@ -65,6 +65,7 @@ IMPORTS = {
             "strategies",
             BASE,
             "records",
+            "lines",
             "values",
             "steps",
             "hidden",
@@ -112,13 +113,14 @@ IMPORTS = {
     "strategies.transactions": set(),
     "strategies.forks": set(),
     # every rule about a session at rest, and the contract
-    SEALED: {"strategies.loops", BASE, "records", "signals", "steps", "hidden"},
+    SEALED: {"strategies.loops", BASE, "records", "lines", "signals", "steps", "hidden"},
     "strategies.loops": set(),
     "strategies": {BASE, "conf"},  # and by its dotted path the strategy of the project
-    BASE: {"values", "steps", "hidden"},
+    BASE: {"lines", "values", "steps", "hidden"},
     "models": set(),
     # what all of them stand on
-    "records": {"values", "signing", "conf", "hidden"},
+    "records": {"lines", "values", "signing", "conf", "hidden"},
+    "lines": {"values"},
     "values": {"hidden"},
     "cookies": set(),
     "signing": {"conf", "hidden"},

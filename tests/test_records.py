@@ -9,11 +9,12 @@ import secrets
 from uuid import RFC_4122, UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from django_strategy_sessions import records
 from django_strategy_sessions.records import SessionTooLarge, follow, hashed, is_current, is_moved
+from django_strategy_sessions.strategies.base import as_texts
 from django_strategy_sessions.testing import EVERYTHING
 from django_strategy_sessions.values import Texts, decode_all, encode_all
 
@@ -133,6 +134,51 @@ def test_no_name_or_value_contains_a_raw_tab_or_newline(data):
     body = seal(KEY, data)[records.MAC_LENGTH :]
     assert body.count("\t") == len(data)
     assert body.count("\n") == max(0, len(data) - 1)
+
+
+# What a line is made of, and characters that are quoted: also two halves of one character.
+awkward = st.text(st.sampled_from(list('ab5"\\:,{}\t\n\0é😀\ud83d\ude00')), max_size=6)
+
+
+@given(st.dictionaries(awkward, awkward | st.integers()), st.lists(awkward | st.integers()))
+@example({"😀": 1}, ["\ud83d\ude00"])
+def test_a_single_name_is_found_as_in_the_split_record(data, others):
+    record = seal(KEY, data)
+    split = dict(records.unseal(KEY, record).items())
+    for name in [*data, *others]:
+        for texts in (records.unseal(KEY, record), split_first(records.unseal(KEY, record))):
+            assert texts.get(name) == split.get(name)
+            assert (name in texts) is (name in split)
+            if name in split:
+                assert texts[name] == split[name]
+            else:
+                with pytest.raises(KeyError):
+                    texts[name]
+
+
+def split_first(texts):
+    assert len(texts) == len(list(texts)) == len(texts.keys())
+    return texts
+
+
+def test_the_texts_of_a_record_compare_as_a_dict_does():
+    data = {"a": 1, "b": [2]}
+    texts = records.unseal(KEY, seal(KEY, data))
+    assert texts == encode_all(data) == texts == records.unseal(KEY, seal(KEY, data))
+    assert texts != encode_all({"a": 1})
+    assert encode_all({}) != texts != records.unseal(KEY, seal(KEY, {}))
+
+
+def test_the_texts_of_a_record_can_be_written_as_they_are():
+    data = {"a": 1, "b": [2]}
+    assert as_texts(records.unseal(KEY, seal(KEY, data))) == encode_all(data)
+
+
+def test_the_texts_of_a_record_do_not_show_in_error_reports():
+    texts = records.unseal(KEY, seal(KEY, {"canary": "CANARY"}))
+    for _ in range(2):
+        assert "canary" not in f"{texts!r} {texts} {texts.__sentry_repr__()}".lower()
+        len(texts)  # splits them
 
 
 def test_a_rotation_leaves_only_the_new_hashed_key():

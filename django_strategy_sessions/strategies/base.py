@@ -54,6 +54,7 @@ from asgiref.sync import sync_to_async
 from django.core.checks import CheckMessage
 
 from ..hidden import Hidden, HiddenDict
+from ..lines import as_dict
 from ..steps import Steps, arun, call, run
 from ..values import Data, Text, Texts, decode, decode_all, encode, encode_all, is_flash, same
 
@@ -375,6 +376,7 @@ def _rotate(stored: Stored, texts: Texts, expires: datetime) -> Steps[Stored | N
 
 def as_texts(data: Mapping[str, Any]) -> Texts:
     """Serialize data, unless it is texts already. An `Apply` stays as it is."""
+    data = as_dict(data)
     if isinstance(data, Texts):
         return data
     applied = {name: value for name, value in data.items() if isinstance(value, Apply)}
@@ -395,7 +397,7 @@ def reconcile(
     only the value that was seen, in either order. If only the other side changed
     `_session_expiry`, its expiry stays.
     """
-    ours, base, theirs = texts, stored.texts, current.texts
+    ours, base, theirs = texts, as_dict(stored.texts), as_dict(current.texts)
     if theirs is not base:
         texts = Texts(theirs)
         for name, text in ours.items():

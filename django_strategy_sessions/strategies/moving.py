@@ -43,6 +43,7 @@ from django.db import transaction
 from .. import records
 from ..conf import DEFAULTS
 from ..hidden import Hidden
+from ..lines import as_dict
 from ..steps import run
 from ..values import Data, Texts, same
 from . import WrongOption, make_strategy
@@ -331,7 +332,7 @@ class MovingStrategy(SessionStrategy):
     def _make_row(self, place: _Place, old: Stored) -> Row:
         now = datetime.now(UTC)
         return self.target._seal(
-            place.key, Texts(old.texts), old.expires or now, old.created or now
+            place.key, Texts(as_dict(old.texts)), old.expires or now, old.created or now
         )
 
     def _load_old(self, session_id: str, place: _Place) -> Stored | None:
@@ -531,7 +532,7 @@ def _rebase(now: Stored, stored: Stored) -> Stored:
 def _apply_changes(base: Any, ours: Any, theirs: Any) -> Texts:
     """Return `theirs` with the changes from `base` to `ours`. The source took those changes, so a
     text in `theirs` that differs from `base` was copied with them, or is newer."""
-    texts = Texts(theirs)
+    texts = Texts(as_dict(theirs))
     for name in {*base, *ours}:
         was, now = base.get(name), ours.get(name)
         if _are_alike(theirs.get(name), was) and not _are_alike(now, was):

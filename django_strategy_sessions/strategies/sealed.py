@@ -19,6 +19,7 @@ from asgiref.sync import sync_to_async
 
 from .. import records
 from ..hidden import Hidden
+from ..lines import as_dict
 from ..signals import MERGED, UNREADABLE, tell
 from ..steps import Steps, arun, call, run
 from .base import (
@@ -321,7 +322,7 @@ class SealedStrategy(SessionStrategy):
             stored = yield from self._open("", key, current)
             if stored is not None and owner in owners_of(stored.texts):
                 held = cast(Held, stored.token).row
-                found[key] = Owned(key, Texts(stored.texts), held.expires, held.created)
+                found[key] = Owned(key, Texts(as_dict(stored.texts)), held.expires, held.created)
         return list(found.values())
 
     def _end_owned(self, owner: str, references: Collection[str]) -> Steps[int]:
@@ -391,14 +392,15 @@ class SealedStrategy(SessionStrategy):
         ``None``: the row has changed or expired.
         """
         texts, expires = reconcile(stored, wanted, expires, current)
+        held_texts = as_dict(current.texts)
         key, held = cast(Held, current.token)
         now = datetime.now(UTC)
         if held.expires <= now:
             return None
         # The absolute age counts from the sign-in, not from the first visit.
-        created = now if brings_user(current.texts, texts) else held.created
+        created = now if brings_user(held_texts, texts) else held.created
         session_id = current.session_id
-        held = _name_owners(held, current.texts)
+        held = _name_owners(held, held_texts)
         if rotating and not current.followed:
             session_id = records.new_id()
             new_key = records.hashed(session_id)
@@ -408,7 +410,7 @@ class SealedStrategy(SessionStrategy):
             written = yield from call(SealedStrategy.move, key, held, marker, new_key, row)
             key = new_key
         else:
-            row = self._seal(key, texts, expires, created, held, current.texts)
+            row = self._seal(key, texts, expires, created, held, held_texts)
             written = yield from call(SealedStrategy.swap, key, held, row)
         if not written:
             return None

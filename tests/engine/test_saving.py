@@ -124,6 +124,27 @@ def test_modified_false_moves_only_its_own_baseline():
     assert dict(again(session).items()) == {"a": 2, "cart": [1, 2, 3], "new": [1, 2]}
 
 
+def test_a_session_that_was_only_read_is_modified_if_it_gets_another_key():
+    session = saved(user="ada")
+    assert session["user"] == "ada"
+    assert not session.modified
+    session._session_key = session.session_key
+    assert session.modified
+    session.modified = False
+    assert not session.modified
+
+
+def test_modified_false_after_reading_one_name_keeps_what_was_loaded_as_its_baseline():
+    session = saved(user="ada", cart=[1])
+    assert session["user"] == "ada"
+    session.modified = False
+    session._session_key = session.session_key
+    assert session["cart"] == [1]
+    assert not session.modified
+    session["cart"].append(2)
+    assert session.modified
+
+
 def test_modified_false_before_anything_is_loaded_changes_nothing():
     session = saved(a=1, cart=[1])
     session.modified = False

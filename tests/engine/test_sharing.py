@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import json
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from threading import Barrier, BrokenBarrierError
+from threading import Barrier, BrokenBarrierError, Event
 
 import pytest
 from asgiref.sync import sync_to_async
@@ -13,11 +16,12 @@ from django.db import connections
 
 from django_strategy_sessions import create_session_storage, draft
 from django_strategy_sessions.engine import SessionStore
+from django_strategy_sessions.lines import Lines
 from django_strategy_sessions.strategies import get_strategy
 from django_strategy_sessions.turns import Turn
 from django_strategy_sessions.values import decode
 
-from ..conftest import run_in_loop
+from ..conftest import MEMORY, run_in_loop
 
 COUNT = 4
 TIMEOUT = 20  # seconds, after which a test that waits for ever fails
@@ -124,6 +128,80 @@ def test_threads_that_first_read_a_name_get_one_object(strategy, monkeypatch):
     monkeypatch.setattr(draft, "decode", decode_together)
     in_threads(lambda number: session["cart"].append(number))
     assert sorted(session["cart"]) == [0, 1, 2, 3]
+
+
+COMPLETE = {"user": "ada", "cart": [1], "visits": 12}
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        dict,
+        copy.copy,
+        copy.deepcopy,
+        lambda data: json.loads(json.dumps(data)),
+        lambda data: pickle.loads(pickle.dumps(data)),
+        lambda data: {**data},
+        lambda data: {name: data[name] for name in reversed([*reversed(data)])},
+        lambda data: data if len(data) == 3 and bool(data) else {},
+        lambda data: data if data == COMPLETE else {},
+    ],
+    ids=["dict", "copy", "deepcopy", "json", "pickle", "stars", "order", "len", "equals"],
+)
+def test_what_other_code_gets_is_complete_after_threads_read_one_name(settings, use):
+    settings.SESSION_STRATEGY = MEMORY
+    session = SessionStore(saved(**COMPLETE))
+
+    def read_and_use(number):
+        assert session["user"] == session.get("user") == "ada"
+        data = session._session if number % 2 else session._session_cache
+        return data, use(data)
+
+    (data, _), *_ = results = in_threads(read_and_use)
+    for each, used in results:
+        assert each is data  # or what one of them changes is lost
+        assert [*used] == [*COMPLETE]
+        assert used == COMPLETE
+
+
+def test_threads_that_first_use_all_data_get_one_dict(settings, monkeypatch):
+    """Or what one of them changes is lost."""
+    settings.SESSION_STRATEGY = MEMORY
+    session = SessionStore(saved(user="ada"))
+    assert session["user"] == "ada"
+    both, split = Barrier(2), Lines.split
+
+    def make_together(texts):
+        with suppress(BrokenBarrierError):
+            both.wait(0.2)
+        return split(texts)
+
+    monkeypatch.setattr(Lines, "split", make_together)
+    in_threads(lambda number: session.update({str(number): number}))
+    assert dict(session.items()) == {"user": "ada", **NUMBERS}
+
+
+def test_data_that_is_cleared_while_another_thread_first_uses_it_stays_cleared(
+    settings, monkeypatch
+):
+    settings.SESSION_STRATEGY = MEMORY
+    session = SessionStore(saved(user="ada"))
+    assert session["user"] == "ada"
+    started, cleared, split = Event(), Event(), Lines.split
+
+    def make_slowly(texts):
+        started.set()
+        cleared.wait(0.2)
+        return split(texts)
+
+    monkeypatch.setattr(Lines, "split", make_slowly)
+    with ThreadPoolExecutor(1) as threads:
+        reading = threads.submit(session.keys)
+        started.wait(TIMEOUT)
+        session.clear()
+        cleared.set()
+        reading.result(TIMEOUT)
+    assert list(session.keys()) == []
 
 
 def test_a_function_of_apply_may_use_the_session(strategy):

@@ -8,8 +8,9 @@ import pytest
 from django.http import HttpResponse
 from django.test import RequestFactory
 
-from django_strategy_sessions import values
+from django_strategy_sessions import create_session_storage, values
 from django_strategy_sessions.engine import SessionStore
+from django_strategy_sessions.lines import Lines
 from django_strategy_sessions.middleware import SessionMiddleware
 
 from ..conftest import MEMORY
@@ -73,6 +74,49 @@ def test_scalars_that_were_read_are_not_serialized(work):
     key = saved(work, user="ada", visits=12, **NAMES)
     respond(key, lambda session: (session["user"], session["visits"]))
     assert work == {"parsed": 2}
+
+
+@pytest.fixture
+def splits(monkeypatch):
+    """One item each time that a record was split."""
+    splits, split = [], Lines.split
+
+    def counted(lines):
+        splits.append(lines)
+        return split(lines)
+
+    monkeypatch.setattr(Lines, "split", counted)
+    return splits
+
+
+def test_a_request_that_reads_scalars_splits_no_record(work, splits):
+    key = saved(work, user="ada", visits=12, **NAMES)
+
+    def view(session):
+        assert session["user"] == session.get("user") == "ada"
+        assert "visits" in session
+        assert session.get("other") is None
+        assert "other" not in session
+        with pytest.raises(KeyError):
+            session["other"]
+        assert not session.modified
+
+    respond(key, view)
+    assert not splits
+    respond(key, lambda session: session.update({"visits": 13}))
+    assert splits
+
+
+def test_a_storages_session_that_reads_scalars_splits_no_record(work, splits):
+    storage = create_session_storage(MEMORY)
+    session = storage.get_session()
+    session.set("user", "ada")
+    cookie = storage.commit_session(session)
+    session = storage.get_session(cookie)
+    assert session.get("user") == "ada"
+    assert not session.has("other")
+    assert session.get("other") is None
+    assert not splits
 
 
 def test_a_request_that_looks_at_nothing_parses_and_serializes_nothing(work):
