@@ -88,11 +88,15 @@ def sent_values(source: HttpRequest | str | None, name: str) -> list[str]:
     ``request.COOKIES`` holds only the last. If a test or a middleware has changed
     ``request.COOKIES``, its value wins.
     """
-    header = source.META.get("HTTP_COOKIE", "") if isinstance(source, HttpRequest) else source
-    pairs = (pair.partition("=") for pair in (header or "").split(";"))
-    values = [value.strip() for key, _, value in pairs if key.strip() == name][:_MOST]
-    if isinstance(source, HttpRequest):
-        given = source.COOKIES.get(name)
-        if given not in values:
-            return [] if given is None else [given]
-    return values
+    if not isinstance(source, HttpRequest):
+        return _values_in(source or "", name)
+    header, given = source.META.get("HTTP_COOKIE", ""), source.COOKIES.get(name)
+    values = _values_in(header, name) if header.count(f"{name}=") > 1 else []
+    if given in values:
+        return values
+    return [] if given is None else [given]
+
+
+def _values_in(header: str, name: str) -> list[str]:
+    pairs = (pair.partition("=") for pair in header.split(";"))
+    return [value.strip() for key, _, value in pairs if key.strip() == name][:_MOST]

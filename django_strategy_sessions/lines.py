@@ -19,25 +19,24 @@ def join(texts: Mapping[str, str]) -> str:
 
 
 class Lines(Mapping[str, Text]):
-    """The texts that `join` has written into `record`, between a ``{`` before `start` and a final
-    ``}``.
+    """The texts that `join` has written.
 
     A request that only reads needs few of them, and to find one takes a tenth of the time that all
     take. So the lines are split when somebody needs more than single names.
     """
 
-    __slots__ = ("_record", "_start", "_texts")
+    __slots__ = ("_joined", "_texts")
 
-    def __init__(self, record: str, start: int) -> None:
-        self._record, self._start = record, start
+    def __init__(self, joined: str) -> None:
+        self._joined = f",\n{joined},\n"  # so the first and the last line are like the others
         self._texts: Texts | None = None
 
     def split(self) -> Texts:
         """Return all texts. Do not change them."""
         if self._texts is None:
             texts = Texts()
-            lines = self._record[self._start + 1 : -1]
-            for line in lines.split(',\n"') if lines else ():
+            lines = self._joined[2:-2]
+            for line in lines[1:].split(',\n"') if lines else ():
                 name, _, text = line.partition('":\t')
                 texts[json.loads(f'"{name}"') if "\\" in name else name] = Text(text)
             self._texts = texts
@@ -48,14 +47,12 @@ class Lines(Mapping[str, Text]):
         # can tell such names apart.
         if self._texts is not None or type(name) is not str or not name.isascii():
             return self.split().get(name, default)
-        start, label = self._start, f"{quote(name)}:\t"
-        if not self._record.startswith(label, start):
-            label = f",\n{label}"
-            if (start := self._record.find(label, start)) < 0:
-                return default
+        label = f",\n{quote(name)}:\t"
+        start = self._joined.find(label)
+        if start < 0:
+            return default
         start += len(label)
-        end = self._record.find(",\n", start)  # -1 for the last text, so that the "}" is left out
-        return Text(self._record[start:end])
+        return Text(self._joined[start : self._joined.find(",\n", start)])
 
     def __getitem__(self, name: str) -> Text:
         text: Text | None = self.get(name)

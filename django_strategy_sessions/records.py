@@ -100,7 +100,7 @@ def unseal(key: str, record: str, header_length: int = 0) -> Mapping[str, Text] 
         _logger.warning("A session record that does not unseal was treated as no session.")
         return None
     made_by = record[MAC_LENGTH + header_length]
-    texts = Lines(record, MAC_LENGTH + header_length + 2)
+    texts = Lines(record[MAC_LENGTH + header_length + 2 : -1])
     other = serializer()
     if (made_by == _OTHER) != (other is not None):
         _logger.warning("A session record was written with another SESSION_SERIALIZER.")

@@ -124,9 +124,9 @@ def encode(row: Row) -> tuple[str, int]:
 def find_copy(lease: object, entry: object, process: str | None) -> Row | None:
     """Return the row of an entry that is a copy, and counts because this process of the server has
     a lease."""
-    if not (isinstance(lease, str) and isinstance(entry, str)) or lease[TOKEN:] != process:
+    if not (isinstance(lease, str) and isinstance(entry, str) and lease[TOKEN:] == process):
         return None
-    if not entry.startswith(f"r{lease[:TOKEN]}"):
+    if entry[: TOKEN + 1] != "r" + lease[:TOKEN]:
         return None
     try:
         expires, created, record = entry[TOKEN + 1 :].split("\n", 2)
