@@ -22,9 +22,10 @@ def server():
 def make(settings, transactional_db):
     """Make a strategy whose cache is at `url`, as a process of its own has it."""
 
-    def make_strategy(url, store=POSTGRES, **options):
+    def make_strategy(url, store=POSTGRES, pool=None, **options):
         alias = f"cache {len(settings.CACHES)}"
         cache = {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": url}
+        cache["OPTIONS"] = {"CONNECTION_POOL_KWARGS": pool or {}}
         settings.CACHES = {**settings.CACHES, alias: cache}
         backend = "django_strategy_sessions.strategies.redis.RedisStrategy"
         cache = {"BACKEND": backend, "OPTIONS": {"alias": alias}}

@@ -109,6 +109,50 @@ def test_a_cache_that_restarts_within_a_lease_does_not_show_old_contents(
         client.flushall()
 
 
+def test_a_connection_that_reconnects_by_itself_does_not_show_old_contents(
+    call, monkeypatch, make, server, one, stored
+):
+    """With health checks, redis-py connects anew in the middle of a command, and says nothing."""
+    monkeypatch.setattr(cached, "_PAUSE", 0)
+    other = make(server.url, pool={"health_check_interval": 0.05})
+    lease, _ = one._names("")
+    with closing(server.client()) as client:
+        client.pexpire(lease, 60_000)
+        call(other, "load", stored.session_id)
+        client.save()
+    end(call, one, stored)
+    server.kill()
+    server.start()
+    for _ in range(3):
+        assert call(other, "load", stored.session_id) is None
+    with closing(server.client()) as client:
+        assert client.exists(lease)
+        client.flushall()
+
+
+def test_a_replica_that_lags_does_not_show_a_session_after_its_logout(
+    call, monkeypatch, server, make, one, stored
+):
+    """As a demoted primary, to which a process is still connected."""
+    monkeypatch.setattr(cached, "_PAUSE", 0)
+    lease, _ = one._names("")
+    with (
+        Tunnel(server.port) as tunnel,
+        Valkey("--replicaof", "127.0.0.1", str(tunnel.port), "--appendonly", "no") as replica,
+        closing(server.client()) as client,
+        closing(replica.client()) as asked,
+    ):
+        client.config_set("repl-diskless-sync-delay", 0)
+        one.load(stored.session_id)
+        client.pexpire(lease, 60_000)
+        assert client.wait(1, 20_000) == 1
+        tunnel.holds = frozenset({"*"})
+        end(call, one, stored)
+        assert asked.exists(lease)
+        assert call(make(replica.url), "load", stored.session_id) is None
+        client.flushall()
+
+
 @acts
 def test_a_process_that_cannot_reach_the_cache_is_heard_by_one_that_can(
     call, server, make, other, stored, act
