@@ -1,6 +1,6 @@
 """A site for uWSGI, which imports it in its master and then forks: a query at import.
 
-``FORKED_SITE``: JSON of the database and the strategy.
+``FORKED_SITE``: JSON of the database, the caches and the strategy.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from django.urls import path
 given = json.loads(os.environ["FORKED_SITE"])
 settings.configure(
     ALLOWED_HOSTS=["*"],
+    CACHES=given["caches"],
     DATABASES={"default": given["database"]},
     INSTALLED_APPS=["django.contrib.contenttypes", "django_strategy_sessions"],
     MIDDLEWARE=["django_strategy_sessions.middleware.SessionMiddleware"],
@@ -33,7 +34,12 @@ def visit(request):
     return JsonResponse({"number": number, "pid": os.getpid()})
 
 
-urlpatterns = [path("", visit)]
+def leave(request):
+    request.session.flush()
+    return JsonResponse({})
+
+
+urlpatterns = [path("", visit), path("leave", leave)]
 django.setup()
 application = get_wsgi_application()
 

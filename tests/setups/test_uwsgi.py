@@ -1,4 +1,4 @@
-"""uWSGI as it is without options: it forks in C, from a master that has asked the database."""
+"""uWSGI as it is without options: it forks in C, from a master that has asked both stores."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ..servers import Postgres, Server, database
+from ..servers import Postgres, Server, Valkey, database
 
 PROGRAM = Path(sys.executable).with_name("uwsgi")
 MODULE = "django_strategy_sessions.strategies"
@@ -23,6 +23,16 @@ STRATEGIES = {
     "postgres": {
         "BACKEND": f"{MODULE}.postgres.PostgresStrategy",
         "OPTIONS": {"timeout": TIMEOUT},
+    },
+    "cached": {
+        "BACKEND": f"{MODULE}.cached.CachedStrategy",
+        "OPTIONS": {
+            "cache": {
+                "BACKEND": f"{MODULE}.redis.RedisStrategy",
+                "OPTIONS": {"alias": "default"},
+            },
+            "store": f"{MODULE}.postgres.PostgresStrategy",
+        },
     },
 }
 pytestmark = pytest.mark.skipif(not PROGRAM.exists(), reason="not installed: tox -e setups")
@@ -69,10 +79,18 @@ def postgres():
         yield server
 
 
+@pytest.fixture(scope="module")
+def valkey():
+    with Valkey("--appendonly", "no") as server:
+        yield server
+
+
 @pytest.fixture(params=STRATEGIES)
-def site(request, postgres):
+def site(request, postgres, valkey):
     kept = {**database(postgres.url), "CONN_MAX_AGE": None}
-    given = {"database": kept, "strategy": STRATEGIES[request.param]}
+    cache = {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": valkey.url}
+    strategy = STRATEGIES[request.param]
+    given = {"database": kept, "caches": {"default": cache}, "strategy": strategy}
     with UWSGI(given) as running:
         yield running
 
@@ -93,6 +111,17 @@ def test_workers_do_not_share_the_connection_of_their_master(site):
     for number, answers, _ in seen:
         assert answers == [(200, str(number))] * 41
     assert len(set().union(*(pids for _, _, pids in seen))) == 4
+
+
+@pytest.mark.parametrize("site", ["cached"], indirect=True)
+def test_after_a_logout_no_worker_reads_its_copy(site):
+    for number in range(5):
+        _, _, cookie = site.get(f"?number={number}")
+        for _ in range(20):
+            assert site.get("?number=none", cookie)[1]["number"] == str(number)
+        assert site.get("leave", cookie)[0] == 200
+        for _ in range(20):
+            assert site.get("?number=none", cookie)[1]["number"] == "none"
 
 
 @pytest.mark.parametrize("site", ["postgres"], indirect=True)
