@@ -23,6 +23,10 @@ _ASYNC = {
     "UnixDomainSocketConnection": async_connections.UnixDomainSocketConnection,
 }
 
+# Seconds for which a server's process is known. A proxy that keeps our connection may meanwhile
+# lead to another one, of which no copy would ever count.
+_KNOWN_FOR = 10.0
+
 
 class Line:
     """A connection, and what is known of it."""
@@ -31,6 +35,7 @@ class Line:
         self.connection = connection
         self.idle_since: float | None = None
         self._process: str | None = None  # of the server, which ends with the connection
+        self._known_until: float = 0.0
         connection.register_connect_callback(self._forget)
 
     def _forget(self, connection: Any) -> None:
@@ -42,7 +47,9 @@ class Line:
 
     def leave_out_known(self, commands: list[Command]) -> list[Command]:
         """Return the commands to send: without `IDENTIFY`, the last, if the reply is known."""
-        return commands[:-1] if self._process and commands[-1] is IDENTIFY else commands
+        if commands[-1] is IDENTIFY and self._process and time.monotonic() < self._known_until:
+            return commands[:-1]
+        return commands
 
     def learn(self, commands: list[Command], replies: list[Any]) -> None:
         """Take note of the reply to `IDENTIFY`, or add it to `replies` if it was left out."""
@@ -50,6 +57,7 @@ class Line:
             return
         if len(replies) == len(commands):
             self._process = find_process(replies[-1])
+            self._known_until = time.monotonic() + _KNOWN_FOR
         else:  # it is no longer known if the connection had to connect again
             replies.append(self._process)
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 
 import pytest
 from django.db import connections
 from django.test.utils import CaptureQueriesContext
 
-from django_strategy_sessions.strategies import cached, copies
+from django_strategy_sessions.strategies import cached, copies, redis_connections
 from django_strategy_sessions.strategies.base import StrategyUnavailable
 from django_strategy_sessions.strategies.breaker import Breaker
 from django_strategy_sessions.testing import later
@@ -128,6 +129,35 @@ def test_a_connection_that_reconnects_by_itself_does_not_show_old_contents(
     with closing(server.client()) as client:
         assert client.exists(lease)
         client.flushall()
+
+
+class Proxy(Tunnel):
+    """Keeps the connections of its clients when the server behind it ends."""
+
+    def finish_request(self, outer, address):
+        while True:
+            with (
+                suppress(OSError),
+                socket.create_connection(("127.0.0.1", self.leads_to)) as inner,
+            ):
+                self.forward(1, address[0], outer, inner)
+            with suppress(BlockingIOError):
+                if not outer.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT):
+                    return
+            time.sleep(0.01)
+
+
+def test_copies_are_read_again_through_a_proxy_whose_server_restarted(
+    monkeypatch, quick, server, make
+):
+    monkeypatch.setattr(redis_connections, "_KNOWN_FOR", 1e-9)
+    with Proxy(server.port) as proxy:
+        one = make(f"redis://127.0.0.1:{proxy.port}/0")
+        stored = one.insert({"cart": 1}, later())
+        assert reads_copies(one, stored)
+        server.kill()
+        server.start()
+        assert reads_copies(one, stored)
 
 
 def test_a_replica_that_lags_does_not_show_a_session_after_its_logout(
