@@ -15,8 +15,8 @@ class Scale:
     rounds: int = 15
     # requests in one event loop; and to servers
     loop_rounds: int = 15
-    site_processes: int = 4  # of each side, one after the other
-    site_rounds: int = 4  # with each
+    site_processes: int = 6  # of each side, one after the other
+    site_rounds: int = 3  # with each
     site_seconds: float = 0.4  # of one side, in a round
     # growth
     growth_rounds: int = 20
