@@ -91,7 +91,7 @@ def sent_values(source: HttpRequest | str | None, name: str) -> list[str]:
     if not isinstance(source, HttpRequest):
         return _values_in(source or "", name)
     header, given = source.META.get("HTTP_COOKIE", ""), source.COOKIES.get(name)
-    values = _values_in(header, name) if header.count(f"{name}=") > 1 else []
+    values = _values_in(header, name) if header.count(name) > 1 else []
     if given in values:
         return values
     return [] if given is None else [given]

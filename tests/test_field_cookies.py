@@ -86,6 +86,12 @@ def test_the_valid_one_of_two_cookies_is_used_and_none_is_deleted(stale, order, 
     assert "sessionid" not in response.cookies
 
 
+@servers
+def test_the_valid_one_of_two_cookies_is_used_where_a_space_follows_a_name(stale, server):
+    headers = {"cookie": f"sessionid={saved(name='good')}; sessionid ={stale}"}
+    assert ask(Browser(), ("get", "name"), server=server, headers=headers).seen == ["good"]
+
+
 @orders
 @servers
 def test_a_save_renews_the_valid_one_of_two_cookies(stale, order, server):
