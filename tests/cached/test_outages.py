@@ -90,11 +90,14 @@ def test_a_cache_that_restarts_with_old_contents_does_not_show_them(
 
 
 @acts
+@pytest.mark.parametrize("pool", [{}, {"health_check_interval": 0.05}], ids=["as it is", "checks"])
 def test_a_cache_that_restarts_within_a_lease_does_not_show_old_contents(
-    call, monkeypatch, server, one, other, stored, act
+    call, monkeypatch, make, server, one, stored, act, pool
 ):
-    """Connections that are kept know which process of the server they reach, until they end."""
+    """Connections that are kept know which process of the server they reach, until they end. With
+    health checks, redis-py connects anew in the middle of a command, and says nothing."""
     monkeypatch.setattr(cached, "_PAUSE", 0)
+    other = make(server.url, pool=pool)
     lease, _ = one._names("")
     with closing(server.client()) as client:
         client.pexpire(lease, 60_000)
@@ -105,27 +108,6 @@ def test_a_cache_that_restarts_within_a_lease_does_not_show_old_contents(
     server.start()
     for _ in range(3):
         assert is_done(act, call(other, "load", stored.session_id))
-    with closing(server.client()) as client:
-        assert client.exists(lease)
-        client.flushall()
-
-
-def test_a_connection_that_reconnects_by_itself_does_not_show_old_contents(
-    call, monkeypatch, make, server, one, stored
-):
-    """With health checks, redis-py connects anew in the middle of a command, and says nothing."""
-    monkeypatch.setattr(cached, "_PAUSE", 0)
-    other = make(server.url, pool={"health_check_interval": 0.05})
-    lease, _ = one._names("")
-    with closing(server.client()) as client:
-        client.pexpire(lease, 60_000)
-        call(other, "load", stored.session_id)
-        client.save()
-    end(call, one, stored)
-    server.kill()
-    server.start()
-    for _ in range(3):
-        assert call(other, "load", stored.session_id) is None
     with closing(server.client()) as client:
         assert client.exists(lease)
         client.flushall()
