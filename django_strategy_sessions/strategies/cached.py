@@ -247,13 +247,9 @@ class CachedStrategy(SealedStrategy):
         if not self.reads:
             yield from self._close_gate_once()
         elif time.monotonic() >= self._reads_after:
-            copy = yield from self._find_copy(names)
-            if copy is None:
-                left = yield from self._ask(LEAVE, names)
-                if left and left[0] == NO_LEASE:
-                    leased = yield from self._renew_lease(*left[1:])
-                    copy = (yield from self._find_copy(names)) if leased else None
-                    left = (yield from self._ask(LEAVE, names)) if leased and not copy else None
+            copy, left = yield from self._look(names)
+            if left and left[0] == NO_LEASE and (yield from self._renew_lease(*left[1:])):
+                copy, left = yield from self._look(names)
             if copy is not None:
                 tell(type(self), CACHE_HIT)
                 return copy
@@ -262,6 +258,11 @@ class CachedStrategy(SealedStrategy):
         if left and left[0] == FILL and row is not None and is_worth_a_copy(row):
             yield from self._put_in(names, left[1], row)
         return row
+
+    def _look(self, names: list[str]) -> Steps[tuple[Row | None, Any | None]]:
+        """Return the copy, or else the cache's reply to a reader that leaves its token."""
+        copy = yield from self._find_copy(names)
+        return copy, (yield from self._ask(LEAVE, names)) if copy is None else None
 
     def _find_copy(self, names: list[str]) -> Steps[Row | None]:
         if self._breaker.is_open():

@@ -132,7 +132,7 @@ class RedisClients:
 
     def identify(self, *command: Any) -> tuple[Any, str | None]:
         """`execute`, and return also which process of a server has replied, by its ``run_id``."""
-        answer: tuple[Any, str | None] = run(self, self._send_steps(command, True, True))
+        answer: tuple[Any, str | None] = run(self, self._identify_steps(command))
         return answer
 
     def write(self, *command: Any) -> Any:
@@ -169,7 +169,7 @@ class RedisClients:
         return await arun(self, self.execute_steps(*command))
 
     async def aidentify(self, *command: Any) -> tuple[Any, str | None]:
-        answer: tuple[Any, str | None] = await arun(self, self._send_steps(command, True, True))
+        answer: tuple[Any, str | None] = await arun(self, self._identify_steps(command))
         return answer
 
     async def awrite(self, *command: Any) -> Any:
@@ -189,6 +189,9 @@ class RedisClients:
 
     def execute_steps(self, *command: Any) -> Steps[Any]:
         return self._send_steps(command, repeatable=True)
+
+    def _identify_steps(self, command: Command) -> Steps[Any]:
+        return self._send_steps(command, repeatable=True, identifies=True)
 
     def write_steps(self, *command: Any) -> Steps[Any]:
         return self._send_steps(command)
